@@ -1,0 +1,1 @@
+//! servin: work in progress.

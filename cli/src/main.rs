@@ -1,0 +1,2 @@
+//! The `servin` command.
+fn main() {}
