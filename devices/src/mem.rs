@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use vm_memory::bitmap::{AtomicBitmap, Bitmap as _, BitmapSlice, MS};
+use vm_memory::bitmap::{AtomicBitmap, BitmapSlice, MS};
 use vm_memory::{GuestMemoryMmap, VolatileSlice};
 
 /// The RAM of one guest. A region has a bitmap of pages written by devices when dirty tracking was asked for.
@@ -115,6 +115,7 @@ mod tests {
     use std::io::{Read, Seek, Write};
     use std::os::fd::AsFd;
 
+    use vm_memory::bitmap::Bitmap as _;
     use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap};
 
     use super::*;
