@@ -1,0 +1,248 @@
+//! The one error type of the crate. A variant says what was being done; the source adds the reason and is never
+//! repeated in the text.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::image::Digest;
+
+/// What can go wrong in the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file operation of the host failed.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// The verb: "open", "write", ...
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The file system that holds the data root is full, or its quota is used up.
+    #[error(
+        "no space left for {}: free some space on that file system, or choose another place with --data-root",
+        path.display()
+    )]
+    DiskFull {
+        /// The file that could not grow.
+        path: PathBuf,
+    },
+    /// There is no default place for the data root.
+    #[error(
+        "no place for the data root: none of SERVIN_DATA_ROOT, XDG_DATA_HOME and HOME is set; use --data-root"
+    )]
+    NoDataRoot,
+    /// The data root belongs to another user, or is not a directory.
+    #[error("{} cannot be the data root: {why}", path.display())]
+    BadDataRoot {
+        /// The path in question.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The data root was written by a newer version.
+    #[error("the data root {} has layout {found}, and this version knows {known}: use the newer servin", path.display())]
+    NewerLayout {
+        /// The data root.
+        path: PathBuf,
+        /// The layout that was found.
+        found: i64,
+        /// The layout this version writes.
+        known: i64,
+    },
+    /// The database of the store failed.
+    #[error("cannot {what} in the store's database")]
+    Database {
+        /// The verb and object.
+        what: &'static str,
+        /// The reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A name is already taken by another container.
+    #[error(
+        "the name \"{name}\" is in use by container {by}: remove or rename that one, or choose another name"
+    )]
+    NameTaken {
+        /// The wanted name.
+        name: String,
+        /// Short id of its owner.
+        by: String,
+    },
+    /// No container has this name or id.
+    #[error("no such container: {name}")]
+    NoSuchContainer {
+        /// What was asked for.
+        name: String,
+    },
+    /// A prefix fits several containers.
+    #[error("\"{prefix}\" is the beginning of {count} container ids: give more of it")]
+    AmbiguousContainer {
+        /// What was asked for.
+        prefix: String,
+        /// How many fit.
+        count: usize,
+    },
+
+    /// A reference does not follow the grammar.
+    #[error("invalid image reference \"{text}\": {why}")]
+    Reference {
+        /// What was given.
+        text: String,
+        /// Which rule is broken.
+        why: &'static str,
+    },
+    /// A digest is malformed or of another algorithm than SHA-256.
+    #[error("invalid digest \"{text}\": {why}")]
+    Digest {
+        /// What was given.
+        text: String,
+        /// Which rule is broken.
+        why: &'static str,
+    },
+    /// No image has this name or id.
+    #[error("no such image: {reference}: load it with \"servin load -i FILE\"")]
+    NoSuchImage {
+        /// What was asked for.
+        reference: String,
+    },
+    /// A prefix fits several images.
+    #[error("\"{prefix}\" is the beginning of {count} image ids: give more of it")]
+    AmbiguousImage {
+        /// What was asked for.
+        prefix: String,
+        /// How many fit.
+        count: usize,
+    },
+    /// An image cannot be removed.
+    #[error("cannot remove image {image}: {why}")]
+    ImageInUse {
+        /// Reference or short id.
+        image: String,
+        /// Who uses it.
+        why: String,
+    },
+    /// The bytes are not the promised ones.
+    #[error("{what} is corrupt: expected {expected}, its bytes have {found}")]
+    WrongDigest {
+        /// Which object.
+        what: String,
+        /// The promise.
+        expected: Digest,
+        /// What the bytes hash to.
+        found: Digest,
+    },
+    /// The number of bytes is not the promised one.
+    #[error("{what} is corrupt: expected {expected} bytes, found {found}")]
+    WrongSize {
+        /// Which object.
+        what: String,
+        /// The promise in bytes.
+        expected: u64,
+        /// The length in bytes.
+        found: u64,
+    },
+    /// An image refers to an object that is not there.
+    #[error("{what} is missing from {place}")]
+    Missing {
+        /// Which object.
+        what: String,
+        /// The archive or layout.
+        place: String,
+    },
+    /// An archive is neither a `docker save` tar nor an OCI layout, or is damaged.
+    #[error("{place} cannot be loaded: {why}")]
+    Archive {
+        /// The archive or layout.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A JSON object is malformed.
+    #[error("{what} is not valid JSON of its kind")]
+    Json {
+        /// Which object.
+        what: String,
+        /// The reason.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Something that specifications allow and this version does not do.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// Which thing.
+        what: String,
+    },
+    /// A limit against hostile input was met.
+    #[error("{what} exceeds the limit of {limit}")]
+    Limit {
+        /// What is too big, with what it was.
+        what: String,
+        /// The limit with its unit.
+        limit: String,
+    },
+    /// No manifest of an index fits the platform.
+    #[error("{place} has no image for {wanted}; it has {present}")]
+    NoPlatform {
+        /// The index.
+        place: String,
+        /// os/architecture.
+        wanted: String,
+        /// What is there.
+        present: String,
+    },
+    /// A layer's compressed stream or tar is damaged.
+    #[error("layer {layer} cannot be read")]
+    Layer {
+        /// Its digest.
+        layer: Digest,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A tar stream breaks its format.
+    #[error("malformed tar: {why} (at byte {offset})")]
+    Tar {
+        /// What is wrong.
+        why: String,
+        /// Where, in bytes of the uncompressed stream.
+        offset: u64,
+    },
+    /// An entry of a layer cannot be part of a root file system.
+    #[error("layer {layer}, entry \"{entry}\": {why}")]
+    Entry {
+        /// The layer's digest.
+        layer: Digest,
+        /// The path as written in the tar (lossy).
+        entry: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Wraps a host file error; a full disk and a used-up quota become [`Error::DiskFull`].
+    pub fn io(what: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull { path },
+            _ => Error::Io { what, path, source },
+        }
+    }
+
+    /// Wraps a database error; a full disk becomes [`Error::DiskFull`].
+    pub fn database(what: &'static str, source: rusqlite::Error) -> Self {
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                Error::DiskFull { path: PathBuf::from("the store's database") }
+            }
+            _ => Error::Database { what, source },
+        }
+    }
+}

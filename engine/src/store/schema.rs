@@ -1,0 +1,92 @@
+//! The tables. `user_version` is the version of the whole data root's layout.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::{Error, Result};
+
+/// The layout this version writes.
+pub(super) const LAYOUT: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE images (
+    id          TEXT PRIMARY KEY,               -- digest of the config
+    manifest    TEXT NOT NULL,                  -- digest of the manifest
+    config      TEXT NOT NULL,                  -- the config itself: the path of `run` opens no file for it
+    size        INTEGER NOT NULL,               -- bytes of the uncompressed layers
+    loaded_ns   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tags (
+    name        TEXT PRIMARY KEY,               -- docker.io/library/busybox:latest
+    image       TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+    tagged_ns   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tags_by_image ON tags(image);
+
+CREATE TABLE repo_digests (
+    name        TEXT NOT NULL,                  -- docker.io/library/busybox
+    digest      TEXT NOT NULL,                  -- of the manifest or index it was pulled by
+    image       TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+    PRIMARY KEY (name, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX repo_digests_by_image ON repo_digests(image);
+
+CREATE TABLE blobs (
+    digest      TEXT PRIMARY KEY,
+    size        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- A blob's reference count is the number of its rows here, so the two cannot disagree.
+CREATE TABLE image_blobs (
+    image       TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+    position    INTEGER NOT NULL,               -- 0 manifest, 1 config, 2.. layers from the lowest
+    blob        TEXT NOT NULL REFERENCES blobs(digest),
+    PRIMARY KEY (image, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_blobs_by_blob ON image_blobs(blob);
+
+CREATE TABLE containers (
+    id          TEXT PRIMARY KEY,               -- 64 hexadecimal digits
+    name        TEXT NOT NULL UNIQUE,
+    image       TEXT REFERENCES images(id),     -- NULL for --rootfs; refuses the removal of its image
+    config      TEXT NOT NULL,                  -- JSON, owned by crate::container
+    state       TEXT NOT NULL CHECK (state IN ('created', 'running', 'paused', 'exited', 'removing')),
+    pid         INTEGER,                        -- of the monitor, while there is one
+    exit_code   INTEGER,
+    oom         INTEGER NOT NULL DEFAULT 0,
+    error       TEXT NOT NULL DEFAULT '',
+    created_ns  INTEGER NOT NULL,
+    started_ns  INTEGER,
+    finished_ns INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX containers_by_image ON containers(image);
+";
+
+/// Checks the layout's version, and makes the tables in a new database.
+pub(super) fn check(db: &mut Connection, root: &Path) -> Result<()> {
+    let fail = |source| Error::database("open", source);
+    match version(db).map_err(fail)? {
+        LAYOUT => {}
+        0 => create(db).map_err(fail)?,
+        found => return Err(Error::NewerLayout { path: root.to_path_buf(), found, known: LAYOUT }),
+    }
+    // With WAL a crash of the machine may lose the last commits but never harms the database; a killed process loses none.
+    db.execute_batch("PRAGMA synchronous = NORMAL").map_err(fail)
+}
+
+fn version(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA user_version", (), |row| row.get(0))
+}
+
+fn create(db: &mut Connection) -> rusqlite::Result<()> {
+    db.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been faster.
+    if version(&transaction)? == 0 {
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "user_version", LAYOUT)?;
+    }
+    transaction.commit()
+}
