@@ -18,4 +18,6 @@ pub mod event;
 pub mod irq;
 pub mod mem;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod virtio;

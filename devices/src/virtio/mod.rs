@@ -5,6 +5,11 @@
 //! host sources. The transport (registers, rings) is written once, for all devices.
 
 pub mod chain;
+pub mod interrupt;
+pub mod mmio;
+pub mod rng;
+mod runner;
+mod worker;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +19,8 @@ use crate::mem::GuestRam;
 use crate::state::StateError;
 
 pub use chain::{Chain, ChainError, Reader, Writer};
+pub use mmio::{Activation, MmioTransport};
+pub use worker::FaultSink;
 
 /// Device types (virtio 1.2, section 5).
 pub mod id {

@@ -1,0 +1,526 @@
+//! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): registers and the status machine.
+//!
+//! vCPU threads reach it through the bus. The configuration of the queues is frozen when the driver sets
+//! DRIVER_OK: from then on the runner owns it, and the registers only answer. Writing 0 to `Status` resets at
+//! any time.
+//!
+//! ```text
+//!            Status |= DRIVER_OK              pause
+//!   Idle ───────────────────────────► Running ─────► Parked
+//!    ▲                                  │  ◄─────────  │
+//!    └────────── Status = 0 ────────────┘    resume    │
+//!    └────────── Status = 0 ───────────────────────────┘
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use virtio_bindings::bindings::{virtio_config as config, virtio_mmio as reg, virtio_ring as ring};
+use virtio_queue::{Queue, QueueT};
+
+use super::interrupt::Interrupt;
+use super::runner::{Post, Runner, Turn};
+use super::worker::{FaultSink, Worker};
+use super::{ConfigSpace, Error, VirtioDevice};
+use crate::bus::{BusDevice, BusError};
+use crate::event::Event;
+use crate::irq::IrqLine;
+use crate::mem::Mem;
+use crate::state::{self, State, StateError};
+
+/// Bytes of one transport on the bus.
+pub const MMIO_LEN: u64 = 0x1000;
+
+/// Where a doorbell lies: writing the queue's index here rings it (`QueueNotify`).
+pub const QUEUE_NOTIFY: u64 = reg::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
+const CONFIG: u64 = reg::VIRTIO_MMIO_CONFIG as u64;
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VENDOR: u32 = u32::from_le_bytes(*b"srvn");
+
+const ACKNOWLEDGE: u32 = config::VIRTIO_CONFIG_S_ACKNOWLEDGE;
+const DRIVER: u32 = config::VIRTIO_CONFIG_S_DRIVER;
+const DRIVER_OK: u32 = config::VIRTIO_CONFIG_S_DRIVER_OK;
+const FEATURES_OK: u32 = config::VIRTIO_CONFIG_S_FEATURES_OK;
+const NEEDS_RESET: u32 = config::VIRTIO_CONFIG_S_NEEDS_RESET;
+const FAILED: u32 = config::VIRTIO_CONFIG_S_FAILED;
+
+/// The transport's own features: the modern interface, EVENT_IDX and indirect descriptors.
+const TRANSPORT_FEATURES: u64 = 1 << config::VIRTIO_F_VERSION_1
+    | 1 << ring::VIRTIO_RING_F_EVENT_IDX
+    | 1 << ring::VIRTIO_RING_F_INDIRECT_DESC;
+
+/// Who runs a device once its driver is ready.
+#[derive(Clone)]
+pub enum Activation {
+    /// A thread of its own; host faults go to the sink.
+    Thread(FaultSink),
+    /// Whoever calls [`MmioTransport::turn`]: tests, fuzz targets, or an embedder with its own loop.
+    Inline,
+}
+
+impl std::fmt::Debug for Activation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Thread(_) => "Thread",
+            Self::Inline => "Inline",
+        })
+    }
+}
+
+enum Slot {
+    Idle(Box<dyn VirtioDevice>),
+    Running(Worker),
+    Parked(Runner),
+    /// The device panicked or could not be taken back; it answers like a broken one for ever.
+    Lost,
+}
+
+/// The registers of one queue, as the driver writes them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct QueueRegs {
+    size: u16,
+    ready: bool,
+    desc: u64,
+    avail: u64,
+    used: u64,
+}
+
+/// One virtio-mmio device on the bus.
+pub struct MmioTransport {
+    slot: Slot,
+    device_id: u32,
+    device_features: u64,
+    max_sizes: Vec<u16>,
+    config: ConfigSpace,
+    doorbells: Vec<Event>,
+    interrupt: Arc<Interrupt>,
+    mem: Mem,
+    activation: Activation,
+    status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: u32,
+    queues: Vec<QueueRegs>,
+}
+
+impl std::fmt::Debug for MmioTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MmioTransport")
+            .field("device_id", &self.device_id)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MmioTransport {
+    /// A transport for `device` over guest memory `mem`, which raises `line`.
+    ///
+    /// # Errors
+    /// No descriptor is left for the doorbells.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        mem: Mem,
+        line: Arc<dyn IrqLine>,
+        activation: Activation,
+    ) -> Result<Self, Error> {
+        let max_sizes = device.queue_sizes().to_vec();
+        let doorbells = max_sizes
+            .iter()
+            .map(|_| Event::new())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| Error::Host { doing: "making the doorbells of a device", source })?;
+        Ok(Self {
+            device_id: device.id(),
+            device_features: device.features() | TRANSPORT_FEATURES,
+            config: device.config(),
+            queues: vec![QueueRegs::default(); max_sizes.len()],
+            max_sizes,
+            doorbells,
+            interrupt: Arc::new(Interrupt::new(line)),
+            mem,
+            activation,
+            slot: Slot::Idle(device),
+            status: 0,
+            device_features_select: 0,
+            driver_features_select: 0,
+            driver_features: 0,
+            queue_select: 0,
+        })
+    }
+
+    /// One doorbell per queue. Writing queue index `n` to [`QUEUE_NOTIFY`] rings doorbell `n`; a hypervisor may
+    /// ring it without leaving the guest.
+    #[must_use]
+    pub fn doorbells(&self) -> &[Event] {
+        &self.doorbells
+    }
+
+    /// The device type, see [`super::id`].
+    #[must_use]
+    pub fn device_id(&self) -> u32 {
+        self.device_id
+    }
+
+    /// Runs a device that was activated [`Activation::Inline`] once: waits at most `timeout` for something to do
+    /// and does it. False when nothing was ready or the device does not run.
+    ///
+    /// # Errors
+    /// A host fault of the device.
+    pub fn turn(&mut self, timeout: Duration) -> Result<bool, Error> {
+        match &mut self.slot {
+            Slot::Parked(runner) => Ok(runner.turn(Some(timeout))? == Turn::Busy),
+            _ => Ok(false),
+        }
+    }
+
+    /// Takes the device off its thread, between two calls. A paused device keeps its queues and connections.
+    pub fn pause(&mut self) {
+        self.slot = match std::mem::replace(&mut self.slot, Slot::Lost) {
+            Slot::Running(worker) => worker.join().map_or(Slot::Lost, Slot::Parked),
+            other => other,
+        };
+    }
+
+    /// Puts a paused device back on a thread.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn resume(&mut self) -> Result<(), Error> {
+        let Activation::Thread(faults) = &self.activation else { return Ok(()) };
+        self.slot = match std::mem::replace(&mut self.slot, Slot::Lost) {
+            Slot::Parked(runner) => {
+                let post = runner.post();
+                let worker = Worker::spawn(runner, post, Arc::clone(faults))
+                    .map_err(|source| Error::Host { doing: "starting the thread of a device", source })?;
+                Slot::Running(worker)
+            }
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// The state of a paused or idle device and its transport.
+    ///
+    /// # Errors
+    /// The device runs, or its state cannot be encoded.
+    pub fn save(&self) -> Result<Vec<u8>, StateError> {
+        let (device, runner) = match &self.slot {
+            Slot::Idle(device) => (&**device, None),
+            Slot::Parked(runner) => (runner.device(), Some(runner)),
+            Slot::Running(_) | Slot::Lost => {
+                return Err(StateError::Mismatch { what: TransportState::NAME, why: "not paused".into() });
+            }
+        };
+        let progress = (0..self.queues.len())
+            .map(|index| {
+                let queue = runner.and_then(|runner| runner.queue(index));
+                queue.map_or((0, 0), |queue| (queue.next_avail(), queue.next_used()))
+            })
+            .collect();
+        state::encode(&TransportState {
+            device_id: self.device_id,
+            status: self.status,
+            device_features_select: self.device_features_select,
+            driver_features_select: self.driver_features_select,
+            driver_features: self.driver_features,
+            queue_select: self.queue_select,
+            queues: self.queues.clone(),
+            progress,
+            interrupt_status: self.interrupt.status(),
+            needs_reset: self.interrupt.needs_reset(),
+            device: device.save()?,
+        })
+    }
+
+    /// Takes back a state that [`Self::save`] gave, into a transport that was just made. A device that ran is
+    /// started and stays paused until [`Self::resume`].
+    ///
+    /// # Errors
+    /// The state does not fit this device, or the device cannot take it back.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+        let saved: TransportState = state::decode(bytes)?;
+        let mismatch = |why: &str| StateError::Mismatch { what: TransportState::NAME, why: why.into() };
+        let Slot::Idle(device) = &mut self.slot else { return Err(mismatch("the device runs already")) };
+        if saved.device_id != self.device_id || saved.queues.len() != self.queues.len() {
+            return Err(mismatch("another device type"));
+        }
+        if saved.progress.len() != saved.queues.len() || saved.driver_features & !self.device_features != 0 {
+            return Err(mismatch("features or queues that this device does not have"));
+        }
+        device.restore(&saved.device)?;
+        self.status = saved.status;
+        self.device_features_select = saved.device_features_select;
+        self.driver_features_select = saved.driver_features_select;
+        self.driver_features = saved.driver_features;
+        self.queue_select = saved.queue_select;
+        self.queues = saved.queues;
+        self.interrupt.restore(saved.interrupt_status, saved.needs_reset);
+        if saved.status & DRIVER_OK != 0 && !saved.needs_reset {
+            self.activate(&saved.progress).map_err(|error| mismatch(&error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Builds the runner from the frozen configuration and starts the device; it stays parked.
+    fn activate(&mut self, progress: &[(u16, u16)]) -> Result<(), Error> {
+        let queues = self.build_queues(progress)?;
+        let Slot::Idle(device) = std::mem::replace(&mut self.slot, Slot::Lost) else {
+            return Err(Error::Guest("activated twice".into()));
+        };
+        let post =
+            Post::new().map_err(|source| Error::Host { doing: "making the mailbox of a device", source });
+        let post = match post {
+            Ok(post) => post,
+            Err(error) => {
+                self.slot = Slot::Idle(device);
+                return Err(error);
+            }
+        };
+        let interrupt = Arc::clone(&self.interrupt);
+        match Runner::new(device, Arc::clone(&self.mem), queues, &self.doorbells, interrupt, post) {
+            Ok(mut runner) => {
+                let started = runner.start(self.driver_features);
+                self.slot = Slot::Parked(runner);
+                started
+            }
+            Err((device, error)) => {
+                self.slot = Slot::Idle(device);
+                Err(error)
+            }
+        }
+    }
+
+    fn build_queues(&self, progress: &[(u16, u16)]) -> Result<Vec<Option<Queue>>, Error> {
+        let event_idx = self.driver_features & (1 << ring::VIRTIO_RING_F_EVENT_IDX) != 0;
+        let mut queues = Vec::with_capacity(self.queues.len());
+        for ((regs, &max), index) in self.queues.iter().zip(&self.max_sizes).zip(0..) {
+            if !regs.ready {
+                queues.push(None);
+                continue;
+            }
+            let bad = |_| Error::Guest(format!("queue {index}: bad size or addresses"));
+            let mut queue = Queue::new(max).map_err(bad)?;
+            queue.try_set_size(regs.size).map_err(bad)?;
+            queue.try_set_desc_table_address(vm_memory::GuestAddress(regs.desc)).map_err(bad)?;
+            queue.try_set_avail_ring_address(vm_memory::GuestAddress(regs.avail)).map_err(bad)?;
+            queue.try_set_used_ring_address(vm_memory::GuestAddress(regs.used)).map_err(bad)?;
+            queue.set_event_idx(event_idx);
+            queue.set_ready(true);
+            let &(next_avail, next_used) = progress.get(queues.len()).unwrap_or(&(0, 0));
+            queue.set_next_avail(next_avail);
+            queue.set_next_used(next_used);
+            if !queue.is_valid(&*self.mem) {
+                return Err(Error::Guest(format!("queue {index} does not lie in guest RAM")));
+            }
+            queues.push(Some(queue));
+        }
+        Ok(queues)
+    }
+
+    fn reset(&mut self) {
+        self.pause();
+        self.slot = match std::mem::replace(&mut self.slot, Slot::Lost) {
+            Slot::Parked(runner) => Slot::Idle(runner.stop()),
+            other => other,
+        };
+        for doorbell in &self.doorbells {
+            doorbell.take();
+        }
+        self.interrupt.reset();
+        self.status = 0;
+        self.device_features_select = 0;
+        self.driver_features_select = 0;
+        self.driver_features = 0;
+        self.queue_select = 0;
+        self.queues.fill(QueueRegs::default());
+    }
+
+    /// Virtio 1.2, 2.1 and 3.1.1: bits are only added, in order, until a reset.
+    fn write_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        let added = value & !self.status;
+        if self.status & !NEEDS_RESET & !value != 0 {
+            log::warn!("virtio device {}: driver took status bits back ({value:#x})", self.device_id);
+            return;
+        }
+        let order = [ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK];
+        let skipped = order.iter().rev().skip_while(|&&bit| value & bit == 0).any(|&bit| value & bit == 0);
+        if added & FAILED == 0 && skipped {
+            log::warn!("virtio device {}: driver skipped a step of the status ({value:#x})", self.device_id);
+            return;
+        }
+        if added & FEATURES_OK != 0 && !self.features_fit() {
+            // The driver reads the bit back and finds it clear.
+            self.status |= value & !FEATURES_OK & !DRIVER_OK;
+            return;
+        }
+        self.status |= value & (ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | FAILED);
+        if added & DRIVER_OK != 0 && self.status & FAILED == 0 {
+            let activated = self.activate(&[]).and_then(|()| self.resume());
+            if let Err(error) = activated {
+                self.fail(error);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        match (&self.activation, error) {
+            (Activation::Thread(faults), error @ Error::Host { .. }) => faults(error),
+            (_, error) => {
+                log::warn!("virtio device {}: {error}; it waits for a reset", self.device_id);
+                let _ = self.interrupt.need_reset();
+            }
+        }
+    }
+
+    fn features_fit(&self) -> bool {
+        self.driver_features & !self.device_features == 0
+            && self.driver_features & (1 << config::VIRTIO_F_VERSION_1) != 0
+    }
+
+    fn selected(&self) -> Option<usize> {
+        usize::try_from(self.queue_select).ok().filter(|&index| index < self.queues.len())
+    }
+
+    fn read_register(&self, offset: u32) -> Option<u32> {
+        let queue = self.selected().and_then(|index| self.queues.get(index));
+        Some(match offset {
+            reg::VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            reg::VIRTIO_MMIO_VERSION => 2,
+            reg::VIRTIO_MMIO_DEVICE_ID => self.device_id,
+            reg::VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            reg::VIRTIO_MMIO_DEVICE_FEATURES => word(self.device_features, self.device_features_select),
+            reg::VIRTIO_MMIO_QUEUE_NUM_MAX => {
+                self.selected().and_then(|index| self.max_sizes.get(index)).map_or(0, |&max| max.into())
+            }
+            reg::VIRTIO_MMIO_QUEUE_READY => queue.is_some_and(|queue| queue.ready).into(),
+            reg::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
+            reg::VIRTIO_MMIO_STATUS => {
+                self.status | if self.interrupt.needs_reset() { NEEDS_RESET } else { 0 }
+            }
+            reg::VIRTIO_MMIO_CONFIG_GENERATION => self.config.generation(),
+            // No shared memory regions: length and base of each are all ones (4.2.2).
+            reg::VIRTIO_MMIO_SHM_LEN_LOW..=reg::VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
+            _ => return None,
+        })
+    }
+
+    fn write_register(&mut self, offset: u32, value: u32) -> Option<()> {
+        match offset {
+            reg::VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_select = value,
+            reg::VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select = value,
+            reg::VIRTIO_MMIO_DRIVER_FEATURES => {
+                if self.status & FEATURES_OK == 0 && self.driver_features_select < 2 {
+                    set_word(&mut self.driver_features, self.driver_features_select, value);
+                }
+            }
+            reg::VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
+            reg::VIRTIO_MMIO_QUEUE_NOTIFY => {
+                if let Some(doorbell) = self.doorbells.get(value as usize) {
+                    doorbell.signal();
+                }
+            }
+            reg::VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            reg::VIRTIO_MMIO_STATUS => self.write_status(value),
+            reg::VIRTIO_MMIO_SHM_SEL => {}
+            _ => return self.write_queue_register(offset, value),
+        }
+        Some(())
+    }
+
+    fn write_queue_register(&mut self, offset: u32, value: u32) -> Option<()> {
+        let frozen = self.status & (FEATURES_OK | DRIVER_OK) != FEATURES_OK;
+        let queue = self.selected().and_then(|index| self.queues.get_mut(index));
+        let field = match offset {
+            reg::VIRTIO_MMIO_QUEUE_NUM | reg::VIRTIO_MMIO_QUEUE_READY => None,
+            reg::VIRTIO_MMIO_QUEUE_DESC_LOW | reg::VIRTIO_MMIO_QUEUE_DESC_HIGH => Some(0),
+            reg::VIRTIO_MMIO_QUEUE_AVAIL_LOW | reg::VIRTIO_MMIO_QUEUE_AVAIL_HIGH => Some(1),
+            reg::VIRTIO_MMIO_QUEUE_USED_LOW | reg::VIRTIO_MMIO_QUEUE_USED_HIGH => Some(2),
+            _ => return None,
+        };
+        // Frozen, or no such queue: the write has no effect.
+        let Some(queue) = queue.filter(|_| !frozen) else { return Some(()) };
+        let high = u32::from(offset & 4 != 0);
+        match (offset, field) {
+            (reg::VIRTIO_MMIO_QUEUE_READY, _) => queue.ready = value == 1,
+            (_, None) => queue.size = u16::try_from(value).unwrap_or(0),
+            (_, Some(0)) => set_word(&mut queue.desc, high, value),
+            (_, Some(1)) => set_word(&mut queue.avail, high, value),
+            _ => set_word(&mut queue.used, high, value),
+        }
+        Some(())
+    }
+}
+
+fn word(value: u64, select: u32) -> u32 {
+    match select {
+        0 => value as u32,
+        1 => (value >> 32) as u32,
+        _ => 0,
+    }
+}
+
+fn set_word(value: &mut u64, select: u32, word: u32) {
+    let shift = 32 * select.min(1);
+    *value = *value & !(0xffff_ffff << shift) | u64::from(word) << shift;
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BusError> {
+        if offset >= CONFIG {
+            self.config.read(offset - CONFIG, data);
+            return Ok(());
+        }
+        let data: &mut [u8; 4] = data.try_into().map_err(|_| BusError::BadAccess)?;
+        let offset = u32::try_from(offset).map_err(|_| BusError::BadAccess)?;
+        *data = self.read_register(offset).ok_or(BusError::BadAccess)?.to_le_bytes();
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BusError> {
+        if offset >= CONFIG {
+            if let Slot::Running(worker) = &self.slot {
+                worker.post().send_config_write(offset - CONFIG, data);
+            } else if let Slot::Parked(runner) = &self.slot {
+                runner.post().send_config_write(offset - CONFIG, data);
+            }
+            return Ok(());
+        }
+        let data: &[u8; 4] = data.try_into().map_err(|_| BusError::BadAccess)?;
+        let offset = u32::try_from(offset).map_err(|_| BusError::BadAccess)?;
+        self.write_register(offset, u32::from_le_bytes(*data)).ok_or(BusError::BadAccess)
+    }
+}
+
+impl Drop for MmioTransport {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+/// The registers and the progress of the queues, with the device's own state inside.
+#[derive(Debug, Serialize, Deserialize)]
+struct TransportState {
+    device_id: u32,
+    status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: u32,
+    queues: Vec<QueueRegs>,
+    /// `next_avail` and `next_used` of each queue.
+    progress: Vec<(u16, u16)>,
+    interrupt_status: u32,
+    needs_reset: bool,
+    device: Vec<u8>,
+}
+
+impl State for TransportState {
+    const NAME: &'static str = "virtio-mmio";
+    const VERSION: u16 = 1;
+}
