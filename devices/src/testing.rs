@@ -81,8 +81,16 @@ struct DriverRing {
     next_avail: u16,
     next_used: u16,
     free: Vec<u16>,
-    /// Descriptors and writable buffers of each chain in flight, by head.
-    flight: HashMap<u16, (Vec<u16>, Vec<(u64, usize)>)>,
+    /// By head.
+    flight: HashMap<u16, Flight>,
+}
+
+/// A chain that the device has.
+#[derive(Debug)]
+struct Flight {
+    descriptors: Vec<u16>,
+    /// Address and length.
+    writable: Vec<(u64, usize)>,
 }
 
 /// A driver with its device.
@@ -321,7 +329,7 @@ impl Rig {
         mem.write_obj(ring.next_avail.to_le(), GuestAddress(ring.avail + 2)).unwrap();
         let writable =
             segments.iter().filter(|segment| segment.2).map(|&(addr, len, _)| (addr, len)).collect();
-        ring.flight.insert(head, (indices, writable));
+        ring.flight.insert(head, Flight { descriptors: indices, writable });
         head
     }
 
@@ -358,9 +366,9 @@ impl Rig {
         let event = ring.avail + 4 + u64::from(ring.size) * 2;
         mem.write_obj(ring.next_used.to_le(), GuestAddress(event)).unwrap();
         let head = u16::try_from(u32::from_le(head)).unwrap();
-        let (indices, writable) =
+        let Flight { descriptors, writable } =
             ring.flight.remove(&head).expect("the device gave back what it did not have");
-        ring.free.extend(indices);
+        ring.free.extend(descriptors);
         let mut data = Vec::new();
         for (addr, len) in writable {
             let start = data.len();

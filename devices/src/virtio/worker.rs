@@ -14,12 +14,12 @@ pub type FaultSink = Arc<dyn Fn(Error) + Send + Sync>;
 
 pub(super) struct Worker {
     post: Post,
-    thread: JoinHandle<Runner>,
+    thread: JoinHandle<Box<Runner>>,
 }
 
 impl Worker {
     /// Runs `runner` on a thread of its own. Gives it back when no thread can be had.
-    pub(super) fn spawn(runner: Runner, post: Post, faults: FaultSink) -> Result<Self, std::io::Error> {
+    pub(super) fn spawn(runner: Box<Runner>, post: Post, faults: FaultSink) -> Result<Self, std::io::Error> {
         let name = format!("virtio-{}", runner.device().id());
         let thread = std::thread::Builder::new()
             .name(name)
@@ -33,7 +33,7 @@ impl Worker {
     }
 
     /// Stops the thread after the call that it is in. `None` when the device panicked.
-    pub(super) fn join(self) -> Option<Runner> {
+    pub(super) fn join(self) -> Option<Box<Runner>> {
         self.post.send(|mailbox| mailbox.stop = true);
         self.thread.join().ok()
     }
@@ -51,7 +51,7 @@ impl Drop for PanicGuard<'_> {
     }
 }
 
-fn run(mut runner: Runner, faults: &FaultSink) -> Runner {
+fn run(mut runner: Box<Runner>, faults: &FaultSink) -> Box<Runner> {
     let _guard = PanicGuard(faults);
     loop {
         match runner.turn(None) {
