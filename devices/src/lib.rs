@@ -17,6 +17,8 @@ pub mod bus;
 pub mod event;
 pub mod irq;
 pub mod mem;
+pub mod power;
+pub mod serial;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

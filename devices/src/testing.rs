@@ -170,6 +170,18 @@ impl Rig {
         &self.mem
     }
 
+    /// Guest memory, to share with another device.
+    #[must_use]
+    pub fn shared_mem(&self) -> &Mem {
+        &self.mem
+    }
+
+    /// Sets or clears the driver's wish for no interrupts (only heeded without EVENT_IDX).
+    pub fn suppress_interrupts(&mut self, queue: u16, suppress: bool) {
+        let avail = self.rings[usize::from(queue)].avail;
+        self.mem.write_obj(u16::from(suppress).to_le(), GuestAddress(avail)).unwrap();
+    }
+
     /// The interrupt line.
     #[must_use]
     pub fn line(&self) -> &CountingLine {

@@ -13,6 +13,8 @@
 //! ```
 
 mod registers;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

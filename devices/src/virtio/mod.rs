@@ -4,7 +4,9 @@
 //! with an [`Io`], which lends guest memory and queues, completes chains, decides about interrupts and watches
 //! host sources. The transport (registers, rings) is written once, for all devices.
 
+pub mod blk;
 pub mod chain;
+pub mod console;
 pub mod interrupt;
 pub mod mmio;
 pub mod rng;

@@ -22,7 +22,11 @@ const MAILBOX: Token = u32::MAX;
 const MAX_CONFIG_WRITES: usize = 64;
 
 /// How often a device is called again for one ring before other sources get their turn.
-const MAX_ROUNDS: u32 = 64;
+const MAX_ROUNDS: u32 = 16;
+
+/// How many chains a device may take from one ring in one call, so that a driver that never stops adding chains
+/// cannot keep the device from being stopped.
+const MAX_CHAINS: u32 = 256;
 
 /// `VRING_AVAIL_F_NO_INTERRUPT` (virtio 1.2, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
@@ -320,7 +324,7 @@ fn needs_interrupt(queue: &mut Queue, mem: &GuestRam) -> Result<bool, virtio_que
 impl Io for Lent {
     fn pop(&mut self, queue: u16) -> Result<Option<Chain>, ChainError> {
         let mem = Arc::clone(&self.mem);
-        let Some(ring) = self.ring(queue) else { return Ok(None) };
+        let Some(ring) = self.ring(queue).filter(|ring| ring.popped < MAX_CHAINS) else { return Ok(None) };
         let next = ring.queue.iter(&*mem).map_err(|_| ChainError::Ring)?.next();
         let Some(descriptors) = next else { return Ok(None) };
         ring.popped += 1;

@@ -1,0 +1,108 @@
+//! The parts of a block request (virtio 1.2, 5.2.6), and clearing ranges of the file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use virtio_bindings::bindings::virtio_blk as blk;
+
+use crate::virtio::Reader;
+
+/// The head of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    pub(super) kind: u32,
+    pub(super) sector: u64,
+}
+
+impl Header {
+    /// Bytes: type (4), reserved (4), sector (8).
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let [kind, sector]: [u64; 2] = reader.read_obj()?;
+        Some(Self { kind: u64::from_le(kind) as u32, sector: u64::from_le(sector) })
+    }
+}
+
+/// One range of a discard or write-zeroes request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range {
+    pub(super) sector: u64,
+    pub(super) count: u32,
+    pub(super) flags: u32,
+}
+
+impl Range {
+    /// Bytes of a range in a request.
+    pub(super) const LEN: usize = 16;
+
+    /// Bytes: sector (8), number of sectors (4), flags (4).
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let [sector, rest]: [u64; 2] = reader.read_obj()?;
+        let rest = u64::from_le(rest);
+        Some(Self { sector: u64::from_le(sector), count: rest as u32, flags: (rest >> 32) as u32 })
+    }
+}
+
+/// The status byte of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Ok,
+    IoError,
+    Unsupported,
+}
+
+impl Status {
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Ok => blk::VIRTIO_BLK_S_OK as u8,
+            Self::IoError => blk::VIRTIO_BLK_S_IOERR as u8,
+            Self::Unsupported => blk::VIRTIO_BLK_S_UNSUPP as u8,
+        }
+    }
+
+    /// An error of the file becomes the guest's I/O error, as on a failing disk.
+    #[allow(clippy::needless_pass_by_value)]
+    pub(super) fn log(error: io::Error) -> Self {
+        log::warn!("disk: {error}");
+        Self::IoError
+    }
+}
+
+/// Discards or zeroes a range that was checked to lie on the disk.
+pub(super) fn clear(file: &File, kind: u32, flags: u32, offset: u64, len: u64) -> Result<(), Status> {
+    const UNMAP: u32 = blk::VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+    if len == 0 {
+        return Ok(());
+    }
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    match (kind, flags) {
+        (blk::VIRTIO_BLK_T_DISCARD, 0) => match rustix::fs::fallocate(file, punch, offset, len) {
+            // Discarding is a hint: a file system that cannot do it keeps the data.
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(Status::log(error.into())),
+        },
+        (blk::VIRTIO_BLK_T_WRITE_ZEROES, 0 | UNMAP) => {
+            let flags = if flags == UNMAP { punch } else { zero };
+            match rustix::fs::fallocate(file, flags, offset, len) {
+                Ok(()) => Ok(()),
+                Err(Errno::OPNOTSUPP) => write_zeroes(file, offset, len).map_err(Status::log),
+                Err(error) => Err(Status::log(error.into())),
+            }
+        }
+        _ => Err(Status::Unsupported),
+    }
+}
+
+fn write_zeroes(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let zeroes = [0; 64 * 1024];
+    let mut done = 0;
+    while done < len {
+        let step = usize::try_from(len - done).unwrap_or(zeroes.len()).min(zeroes.len());
+        file.write_all_at(zeroes.get(..step).unwrap_or(&zeroes), offset + done)?;
+        done += step as u64;
+    }
+    Ok(())
+}
