@@ -1,0 +1,116 @@
+//! What the guest's CPUID says: what KVM supports, and the identity and neighbours of each vCPU.
+//!
+//! Without the hypervisor bit and the TSC deadline timer the kernel finds no kvmclock and stalls in calibration.
+
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+
+/// Leaf 1 ECX: the local APIC timer has a TSC deadline mode.
+const TSC_DEADLINE: u32 = 1 << 24;
+/// Leaf 1 ECX: a hypervisor is present.
+const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1 EDX: EBX tells the number of logical processors of the package.
+const HTT: u32 = 1 << 28;
+
+/// The paravirtual features of KVM (`KVM_CPUID_FEATURES`).
+const KVM_FEATURES: u32 = 0x4000_0001;
+/// What needs hypercalls or asynchronous page faults: hangs on `kvm_pvm`.
+const HYPERCALL_FEATURES: u32 = (1 << 4)    // async page faults
+    | (1 << 7)    // PV unhalt: kicks a CPU by hypercall
+    | (1 << 9)    // PV TLB flush
+    | (1 << 10)   // async page faults as VM exits
+    | (1 << 11)   // PV IPI
+    | (1 << 13)   // scheduler yield
+    | (1 << 14)   // async page faults by interrupt
+    | (1 << 16); // GPA range hypercall
+
+/// CPUID of vCPU `index` of `cpus`.
+pub(super) fn for_vcpu(supported: &CpuId, index: u8, cpus: u8, emulates_kernel: bool) -> CpuId {
+    let mut cpuid = supported.clone();
+    let apic_id = u32::from(index);
+    let count = u32::from(cpus);
+    // APIC numbers are contiguous; this many bits of one tell the vCPUs of the package apart.
+    let bits = count.next_power_of_two().trailing_zeros();
+    for entry in cpuid.as_mut_slice() {
+        match entry.function {
+            1 => {
+                entry.ebx = (entry.ebx & 0xffff) | (apic_id << 24) | (count << 16);
+                entry.ecx |= HYPERVISOR | TSC_DEADLINE;
+                entry.edx = if cpus > 1 { entry.edx | HTT } else { entry.edx & !HTT };
+            }
+            // Deterministic caches (Intel): one thread shares L1 and L2, the package shares L3.
+            4 => share_cache(entry, 26, count),
+            // Extended topology: a thread level, then a core level.
+            0xb | 0x1f => topology(entry, apic_id, count, bits),
+            KVM_FEATURES if emulates_kernel => entry.eax &= !HYPERCALL_FEATURES,
+            // AMD: number of threads, and the width of the APIC number.
+            0x8000_0008 => entry.ecx = (bits << 12) | (count - 1),
+            // AMD caches, as leaf 4.
+            0x8000_001d => share_cache(entry, 32, count),
+            0x8000_001e => {
+                entry.eax = apic_id;
+                entry.ebx = apic_id;
+                entry.ecx = 0;
+            }
+            _ => {}
+        }
+    }
+    cpuid
+}
+
+/// Sets how many vCPUs share this cache and, from `cores_at` up, how many cores the package has.
+fn share_cache(entry: &mut kvm_cpuid_entry2, cores_at: u32, count: u32) {
+    let level = (entry.eax >> 5) & 7;
+    entry.eax &= !(0xfff << 14);
+    if level >= 3 {
+        entry.eax |= (count - 1) << 14;
+    }
+    if let Some(shifted) = (count - 1).checked_shl(cores_at) {
+        entry.eax = (entry.eax & 0x03ff_ffff) | shifted;
+    }
+}
+
+/// Leaves 0xb and 0x1f: one thread a core, all cores in one package (Intel SDM 2A, CPUID).
+fn topology(entry: &mut kvm_cpuid_entry2, apic_id: u32, count: u32, bits: u32) {
+    let (kind, shift, logical) = match entry.index {
+        0 => (1, 0, 1),
+        1 => (2, bits, count),
+        _ => (0, 0, 0),
+    };
+    entry.eax = shift;
+    entry.ebx = logical;
+    entry.ecx = entry.index | (kind << 8);
+    entry.edx = apic_id;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(function: u32, index: u32) -> kvm_cpuid_entry2 {
+        kvm_cpuid_entry2 { function, index, eax: !0, ebx: !0, ecx: 0, edx: !0, ..Default::default() }
+    }
+
+    fn find(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
+        *cpuid.as_slice().iter().find(|e| e.function == function && e.index == index).unwrap()
+    }
+
+    #[test]
+    fn each_vcpu_has_its_own_number_in_every_leaf_that_tells_one() {
+        let supported =
+            CpuId::from_entries(&[entry(1, 0), entry(0xb, 0), entry(0xb, 1), entry(0x8000_001e, 0)]);
+        let cpuid = for_vcpu(&supported.unwrap(), 2, 3, false);
+        assert_eq!(find(&cpuid, 1, 0).ebx >> 16, 0x0203);
+        assert_eq!(find(&cpuid, 1, 0).ecx, HYPERVISOR | TSC_DEADLINE);
+        assert_eq!(find(&cpuid, 0xb, 1).edx, 2);
+        assert_eq!((find(&cpuid, 0xb, 1).eax, find(&cpuid, 0xb, 1).ebx), (2, 3));
+        assert_eq!((find(&cpuid, 0xb, 0).eax, find(&cpuid, 0xb, 0).ebx), (0, 1));
+        assert_eq!(find(&cpuid, 0x8000_001e, 0).eax, 2);
+    }
+
+    #[test]
+    fn features_that_need_hypercalls_are_withheld_where_the_kernel_is_emulated() {
+        let supported = CpuId::from_entries(&[entry(KVM_FEATURES, 0)]).unwrap();
+        assert_eq!(find(&for_vcpu(&supported, 0, 1, true), KVM_FEATURES, 0).eax & (1 << 7 | 1 << 11), 0);
+        assert_eq!(find(&for_vcpu(&supported, 0, 1, false), KVM_FEATURES, 0).eax, !0);
+    }
+}

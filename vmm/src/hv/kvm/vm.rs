@@ -1,0 +1,147 @@
+//! A KVM virtual machine: memory slots, interrupt lines, doorbells.
+
+// A leaf that may use unsafe: KVM maps our memory into the guest, and takes event descriptors by number.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, IoEventAddress, VmFd};
+use servin_devices::event::Event;
+use servin_devices::irq::IrqLine;
+use servin_devices::mem::Mem;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::failed;
+use crate::error::Error;
+use crate::hv::{self, Doorbell, MachineState, Offload, Plan};
+
+/// Where Intel CPUs without "unrestricted guest" keep three pages for real mode: in the hole below 4 GiB.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// The machine, shared by vCPUs, lines and offloads: whoever is dropped last closes it.
+pub(super) struct Vm {
+    pub(super) fd: Arc<VmFd>,
+    /// The guest reaches this memory for as long as the VM exists.
+    pub(super) mem: Mem,
+    gsis: u32,
+    track_dirty: bool,
+}
+
+impl Vm {
+    pub(super) fn new(fd: VmFd, plan: &Plan) -> Result<Self, Error> {
+        fd.set_tss_address(TSS_ADDRESS).map_err(|e| failed("setting the TSS address", e))?;
+        fd.create_irq_chip().map_err(|e| failed("creating the interrupt controllers", e))?;
+        let vm = Self {
+            fd: Arc::new(fd),
+            mem: Arc::clone(&plan.mem),
+            gsis: plan.gsis,
+            track_dirty: plan.track_dirty,
+        };
+        for (slot, region) in (0_u32..).zip(plan.mem.iter()) {
+            let read_only = plan.read_only.contains(&region.start_addr());
+            let mut flags = if read_only { KVM_MEM_READONLY } else { 0 };
+            if plan.track_dirty && !read_only {
+                flags |= KVM_MEM_LOG_DIRTY_PAGES;
+            }
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region
+                    .get_host_address(vm_memory::MemoryRegionAddress(0))
+                    .map_or(0, |p| p as u64),
+            };
+            // SAFETY: the region is a mapping of this length that `vm.mem` keeps alive as long as the VM; its pages are
+            // reached by the monitor through volatile accessors only.
+            unsafe { vm.fd.set_user_memory_region(region) }.map_err(|e| failed("mapping guest memory", e))?;
+        }
+        Ok(vm)
+    }
+}
+
+impl hv::Vm for Vm {
+    fn irq_line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
+        if gsi >= self.gsis {
+            return Err(Error::Config(format!("interrupt line {gsi}; lines 0 to {} exist", self.gsis - 1)));
+        }
+        let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+            .map_err(Error::host("creating an interrupt event"))?;
+        self.fd.register_irqfd(&event, gsi).map_err(|e| failed("registering an interrupt event", e))?;
+        Ok(Arc::new(Line(event)))
+    }
+
+    fn offload(&self, doorbell: Doorbell, event: &Event) -> Option<Offload> {
+        ioeventfd(&self.fd, doorbell, event, true).ok()?;
+        // The doorbell is gone with the VM anyway, and giving it back before costs a grace period in the kernel.
+        let (vm, event) = (Arc::downgrade(&self.fd), event.clone());
+        Some(Offload::new(move || {
+            if let Some(vm) = vm.upgrade()
+                && let Err(error) = ioeventfd(&vm, doorbell, &event, false)
+            {
+                log::warn!("taking a doorbell back: {error}");
+            }
+        }))
+    }
+
+    fn take_dirty(&self, region: usize) -> Option<Result<Vec<u64>, Error>> {
+        let length = self.mem.iter().nth(region).map(|r| r.len()).filter(|_| self.track_dirty)?;
+        let log = u32::try_from(region)
+            .map_err(io::Error::other)
+            .and_then(|slot| Ok((slot, usize::try_from(length).map_err(io::Error::other)?)))
+            .and_then(|(slot, length)| self.fd.get_dirty_log(slot, length).map_err(Into::into));
+        Some(log.map_err(Error::hypervisor("reading the dirty log")))
+    }
+
+    fn save(&self) -> Result<MachineState, Error> {
+        super::state::save_machine(self)
+    }
+
+    fn restore(&self, state: &MachineState) -> Result<(), Error> {
+        super::state::restore_machine(self, state)
+    }
+}
+
+/// Registers or unregisters a doorbell.
+fn ioeventfd(vm: &VmFd, doorbell: Doorbell, event: &Event, on: bool) -> io::Result<()> {
+    // SAFETY: the descriptor is open during the call and is not closed by this wrapper.
+    let fd = ManuallyDrop::new(unsafe { EventFd::from_raw_fd(event.as_fd().as_raw_fd()) });
+    let at = IoEventAddress::Mmio(doorbell.addr);
+    macro_rules! call {
+        ($type:ty) => {{
+            let value = <$type>::try_from(doorbell.value).map_err(io::Error::other)?;
+            if on { vm.register_ioevent(&fd, &at, value) } else { vm.unregister_ioevent(&fd, &at, value) }
+        }};
+    }
+    match doorbell.len {
+        1 => call!(u8),
+        2 => call!(u16),
+        4 => call!(u32),
+        8 => call!(u64),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    }
+    .map_err(Into::into)
+}
+
+/// An interrupt line over irqfd. KVM gives the line back by itself when the event is closed.
+struct Line(EventFd);
+
+impl IrqLine for Line {
+    fn trigger(&self) -> io::Result<()> {
+        match self.0.write(1) {
+            // The counter is full of interrupts that the guest has not seen: one more makes no difference.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Whether the size of the extended state is told by the VM (`KVM_CAP_XSAVE2`), and how much it is.
+pub(super) fn xsave_size(vm: &VmFd) -> usize {
+    usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0).max(4096)
+}
