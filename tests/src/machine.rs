@@ -1,0 +1,1 @@
+//! How the whole-machine tests find servin and run it.
