@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod mmio;
 pub mod rng;
 mod runner;
+pub mod vsock;
 mod worker;
 
 use std::sync::atomic::{AtomicU32, Ordering};
