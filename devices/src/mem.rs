@@ -70,6 +70,24 @@ pub fn write_stream(stream: BorrowedFd<'_>, from: &[Slice<'_>]) -> io::Result<us
     })
 }
 
+/// Sends guest memory on a socket, without blocking and without SIGPIPE; returns the bytes sent.
+///
+/// # Errors
+/// The error of `sendmsg(2)`, `WouldBlock` and `BrokenPipe` among them.
+pub fn send(socket: BorrowedFd<'_>, from: &[Slice<'_>]) -> io::Result<usize> {
+    transfer(from, false, |iov, count| {
+        // SAFETY: all zeroes is a valid `msghdr`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = iov.cast_mut();
+        message.msg_iovlen = count as _;
+        // SAFETY: `iov` names `count` pieces of guest memory that stay mapped during the call (see `transfer`);
+        // sendmsg only reads the message and what it names.
+        unsafe {
+            libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+        }
+    })
+}
+
 /// Runs `call` on the pieces and marks what it filled as dirty. The slices borrow the guest RAM, so their pages
 /// stay mapped until `call` has returned.
 fn transfer(
@@ -145,6 +163,24 @@ mod tests {
         let region = ram.iter().next().unwrap();
         let dirty = |at| region.bitmap().as_ref().unwrap().dirty_at(at);
         assert!(dirty(0x10) && dirty(0x2000) && !dirty(0x1000) && !dirty(0x3000));
+    }
+
+    #[test]
+    fn guest_memory_is_sent_on_a_socket_until_it_is_full_or_gone() {
+        let ram = ram();
+        ram.write_slice(b"hello", GuestAddress(0x100)).unwrap();
+        let pieces =
+            [ram.get_slice(GuestAddress(0x100), 2).unwrap(), ram.get_slice(GuestAddress(0x102), 3).unwrap()];
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(send(ours.as_fd(), &pieces).unwrap(), 5);
+        let mut got = [0; 5];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        let page = [ram.get_slice(GuestAddress(0), 0x1000).unwrap()];
+        let full = std::iter::from_fn(|| Some(send(ours.as_fd(), &page))).find_map(Result::err).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        drop(theirs);
+        assert_eq!(send(ours.as_fd(), &page).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use rustix::event::EventfdFlags;
+use rustix::time::{TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use vmm_sys_util::epoll::EventSet;
 
 use super::{Ready, Token};
@@ -41,6 +42,49 @@ impl Event {
 }
 
 impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// An alarm clock that rings once, to be watched as a host source: whoever has deadlines need not poll for them.
+#[derive(Debug)]
+pub struct Timer(rustix::fd::OwnedFd);
+
+impl Timer {
+    /// A timer that is not set.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Self(rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?))
+    }
+
+    /// Rings after `delay` (at once, when it is zero), or never for `None`. Replaces what was set before.
+    ///
+    /// # Errors
+    /// The error of `timerfd_settime(2)`.
+    pub fn set(&self, delay: Option<Duration>) -> io::Result<()> {
+        let none = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let it_value = match delay {
+            // All zeroes would unset the timer.
+            Some(delay) => rustix::time::Timespec::try_from(delay.max(Duration::from_nanos(1)))
+                .map_err(|_| io::ErrorKind::InvalidInput)?,
+            None => none,
+        };
+        let value = rustix::time::Itimerspec { it_interval: none, it_value };
+        rustix::time::timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &value)?;
+        Ok(())
+    }
+
+    /// Takes the ringing away; true when it was ringing.
+    pub fn take(&self) -> bool {
+        rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+    }
+}
+
+impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -160,6 +204,23 @@ mod tests {
         poller.wait(None, &mut ready).unwrap();
         assert_eq!(ready, [(7, Ready::READ)]);
         assert!(event.take() && !event.take());
+    }
+
+    #[test]
+    fn a_timer_rings_once_after_its_delay_and_not_when_unset() {
+        let timer = Timer::new().unwrap();
+        let mut poller = Poller::new().unwrap();
+        poller.watch(timer.as_fd(), 3, Ready::READ).unwrap();
+        let mut ready = Vec::new();
+        timer.set(Some(Duration::from_secs(3600))).unwrap();
+        timer.set(Some(Duration::from_millis(1))).unwrap();
+        poller.wait(None, &mut ready).unwrap();
+        assert_eq!(ready, [(3, Ready::READ)]);
+        assert!(timer.take() && !timer.take());
+        timer.set(Some(Duration::ZERO)).unwrap();
+        poller.wait(None, &mut ready).unwrap();
+        timer.set(None).unwrap();
+        assert!(!timer.take(), "unsetting takes the ringing away");
     }
 
     #[test]

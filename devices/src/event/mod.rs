@@ -1,13 +1,13 @@
 //! Events between threads, and waiting for them and for host sources (sockets, pipes, terminals).
 //!
 //! [`Event`] is a doorbell that one thread rings and another waits on; [`Poller`] waits for many events and
-//! host sources at once. The virtio worker is the only caller that loops on a poller. Each platform has its
+//! host sources at once; a [`Timer`] is such a source. The virtio worker is the only caller that loops on a poller. Each platform has its
 //! own leaf file: Linux uses eventfd and the `event-manager` crate.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::{Event, Poller, Source};
+pub use linux::{Event, Poller, Source, Timer};
 
 /// Names one watched event or host source to its watcher.
 pub type Token = u32;

@@ -242,6 +242,16 @@ impl<'m> Reader<'m> {
         let done = mem::write_stream(stream, &self.pieces.head(count))?;
         Ok(self.pieces.consume(done))
     }
+
+    /// Sends up to `count` bytes on a socket, straight from guest memory, without blocking and without SIGPIPE;
+    /// returns the bytes moved.
+    ///
+    /// # Errors
+    /// The error of `sendmsg(2)`.
+    pub fn send_to(&mut self, socket: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+        let done = mem::send(socket, &self.pieces.head(count))?;
+        Ok(self.pieces.consume(done))
+    }
 }
 
 impl io::Read for Reader<'_> {
