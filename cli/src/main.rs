@@ -1,2 +1,27 @@
-//! The `servin` command.
-fn main() {}
+//! The `servin` command: containers that are real virtual machines.
+//!
+//! ```text
+//! args (what was typed) -> spec (what it means) -> verbs (what is done, by servin-engine) -> output
+//! ```
+
+mod args;
+mod error;
+mod output;
+mod spec;
+mod verbs;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args_os()) {
+        Ok(args::Typed::Text(text)) => output::text(&text),
+        Ok(args::Typed::Verb(global, verb)) => {
+            output::start_log(&global);
+            match verbs::run(&global, verb) {
+                Ok(code) => ExitCode::from(code),
+                Err(error) => output::failure(&error),
+            }
+        }
+        Err(error) => output::failure(&error),
+    }
+}

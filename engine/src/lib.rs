@@ -14,9 +14,17 @@
     )
 )]
 
+pub mod container;
 pub mod erofs;
 mod error;
+pub mod host;
 pub mod image;
 pub mod store;
 
 pub use error::{Error, Result};
+
+/// Version of the protocol that engine and guest speak.
+pub const GUEST_PROTOCOL: u32 = servin_init::proto::VERSION;
+
+/// The guest kernel and initramfs.
+pub use servin_guest_kernel as guest;

@@ -1,0 +1,222 @@
+//! What was typed: the command line as clap reads it, with docker's habits.
+//!
+//! * Flags stop at the first word that is none: everything after IMAGE belongs to the program.
+//! * `--flag=false` works for every switch, a repeated flag of one value takes the last.
+//! * A value may begin with `-`.
+//!
+//! What it means is `crate::spec`'s business.
+
+mod run;
+#[cfg(test)]
+mod tests;
+mod unbuilt;
+mod verb;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{BoolishValueParser, ValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+pub(crate) use run::Run;
+pub(crate) use verb::Verb;
+
+use crate::error::{Error, Result};
+
+/// Flags that every verb has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Global {
+    /// Where images and containers are, if not in the default place.
+    pub(crate) data_root: Option<PathBuf>,
+    /// What the log shows.
+    pub(crate) log_level: log::LevelFilter,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Typed {
+    /// A text to be printed: help or version.
+    Text(String),
+    /// Something to be done.
+    Verb(Global, Verb),
+}
+
+/// Reads the command line.
+pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed> {
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    if argv.len() < 2 {
+        return Ok(Typed::Text(command().render_long_help().to_string()));
+    }
+    let matches = match command().try_get_matches_from(&argv) {
+        Ok(matches) => matches,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Ok(Typed::Text(error.render().to_string()));
+        }
+        Err(error) => return Err(usage(&error, &argv)),
+    };
+    let global = Global {
+        data_root: matches.get_one::<PathBuf>("data-root").cloned(),
+        log_level: match matches.get_one::<log::LevelFilter>("log-level") {
+            Some(level) => *level,
+            None if matches.get_flag("debug") => log::LevelFilter::Debug,
+            None => log::LevelFilter::Error,
+        },
+    };
+    let Some((name, matches)) = matches.subcommand() else {
+        return Err(Error::Usage { what: "no command was given".into(), verb: String::new() });
+    };
+    unbuilt::refuse_verb(name)?;
+    Ok(Typed::Verb(global, verb::read(name, matches)?))
+}
+
+/// The whole command.
+fn command() -> Command {
+    let command = Command::new("servin")
+        .display_name("Servin")
+        .about("Containers that are real virtual machines")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(true)
+        .disable_help_subcommand(false)
+        .args_override_self(true)
+        .subcommand_value_name("COMMAND")
+        .subcommand_help_heading("Commands")
+        .arg(
+            Arg::new("version")
+                .short('v')
+                .visible_short_alias('V')
+                .long("version")
+                .action(ArgAction::Version)
+                .help("Print the version"),
+        )
+        .arg(
+            Arg::new("data-root")
+                .long("data-root")
+                .value_name("DIR")
+                .global(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Where images and containers are kept"),
+        )
+        .arg(
+            Arg::new("debug")
+                .short('D')
+                .long("debug")
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .help("Log what is being done to standard error"),
+        )
+        .arg(
+            Arg::new("log-level")
+                .long("log-level")
+                .value_name("LEVEL")
+                .global(true)
+                .value_parser(level())
+                .help("Log off, error (the default), warn, info, debug or trace"),
+        );
+    unbuilt::verbs(verb::add(command))
+}
+
+fn level() -> ValueParser {
+    ValueParser::from(|text: &str| -> Result<log::LevelFilter, String> {
+        text.parse().map_err(|_| "it is off, error, warn, info, debug or trace".to_owned())
+    })
+}
+
+/// Makes a switch of an argument: `--x`, `--x=true`, `--x=false`.
+fn switch(arg: Arg) -> Arg {
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_value("false")
+        .hide_default_value(true)
+        .default_missing_value("true")
+        .value_parser(BoolishValueParser::new())
+        .hide_possible_values(true)
+        .value_name("BOOL")
+}
+
+/// Makes an argument of one value; the last one typed counts.
+fn value(arg: Arg, name: &'static str) -> Arg {
+    arg.action(ArgAction::Set)
+        .allow_hyphen_values(true)
+        .value_name(name)
+        .value_parser(value_parser!(OsString))
+}
+
+/// Makes an argument that may be repeated.
+fn values(arg: Arg, name: &'static str) -> Arg {
+    value(arg, name).action(ArgAction::Append)
+}
+
+/// Whether a switch is on.
+fn is_on(matches: &ArgMatches, name: &str) -> bool {
+    matches.get_one::<bool>(name).copied().unwrap_or(false)
+}
+
+/// The value of a flag that must be text.
+fn text(matches: &ArgMatches, name: &str) -> Result<Option<String>, String> {
+    matches.get_one::<OsString>(name).map(|value| utf8(value)).transpose()
+}
+
+/// A word that must be text.
+fn utf8(value: &std::ffi::OsStr) -> Result<String, String> {
+    value.to_str().map(str::to_owned).ok_or_else(|| format!("\"{}\" is not valid UTF-8", value.display()))
+}
+
+/// A flag's values, in the order they were typed.
+fn all(matches: &ArgMatches, name: &str) -> Vec<OsString> {
+    matches.get_many::<OsString>(name).into_iter().flatten().cloned().collect()
+}
+
+/// Says in one line what clap says in several.
+fn usage(error: &clap::Error, argv: &[OsString]) -> Error {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    let verb = typed_verb(argv);
+    let argument = context(ContextKind::InvalidArg).unwrap_or_default();
+    let what = match error.kind() {
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            let suggested = context(ContextKind::SuggestedArg);
+            format!(
+                "unknown flag {argument}{}",
+                suggested.map_or(String::new(), |s| format!(" (did you mean {s}?)"))
+            )
+        }
+        ErrorKind::UnknownArgument => format!("unexpected argument \"{argument}\""),
+        ErrorKind::InvalidSubcommand => {
+            let name = context(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let suggested = context(ContextKind::SuggestedSubcommand);
+            let suggested = suggested.map_or(String::new(), |s| format!(" (did you mean {s}?)"));
+            return Error::Usage {
+                what: format!("unknown command \"{name}\"{suggested}"),
+                verb: String::new(),
+            };
+        }
+        ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => match context(ContextKind::InvalidValue) {
+            Some(value) if !value.is_empty() => format!("invalid value \"{value}\" for {argument}"),
+            _ => format!("{argument} needs a value"),
+        },
+        ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_owned(),
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    };
+    Error::Usage { what, verb }
+}
+
+/// The verb on a command line that could not be read.
+fn typed_verb(argv: &[OsString]) -> String {
+    let command = command();
+    let known = argv
+        .iter()
+        .skip(1)
+        .filter_map(|word| word.to_str())
+        .find(|word| command.find_subcommand(word).is_some());
+    known.unwrap_or_default().to_owned()
+}

@@ -1,0 +1,181 @@
+use super::*;
+
+fn typed(words: &[&str]) -> Result<Typed> {
+    parse(std::iter::once("servin").chain(words.iter().copied()).map(OsString::from))
+}
+
+fn run(words: &[&str]) -> Run {
+    match typed(&[&["run"], words].concat()) {
+        Ok(Typed::Verb(_, verb)) => match verb {
+            Verb::Run(run) => *run,
+            other => panic!("{words:?} is {other:?}"),
+        },
+        other => panic!("{words:?} gave {other:?}"),
+    }
+}
+
+/// What is printed and the exit code.
+fn refused(words: &[&str]) -> (String, u8) {
+    match typed(words) {
+        Err(error) => (error.to_string(), error.code()),
+        Ok(typed) => panic!("{words:?} was taken: {typed:?}"),
+    }
+}
+
+fn printed(words: &[&str]) -> String {
+    match typed(words) {
+        Ok(Typed::Text(text)) => text,
+        other => panic!("{words:?} gave {other:?}"),
+    }
+}
+
+fn words(run: &Run) -> Vec<&str> {
+    run.words.iter().map(|word| word.to_str().unwrap()).collect()
+}
+
+#[test]
+fn version_is_one_line() {
+    let expected = format!("Servin {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(printed(&["--version"]), expected);
+    assert_eq!(printed(&["-v"]), expected);
+    assert_eq!(printed(&["-V"]), expected);
+}
+
+#[test]
+fn help_is_given_for_all_and_for_each_verb() {
+    assert!(printed(&[]).contains("run"));
+    assert!(printed(&["--help"]).contains("Usage: servin"));
+    let help = printed(&["run", "--help"]);
+    assert!(help.contains("--entrypoint"), "{help}");
+    assert!(!help.contains("--privileged"), "what is not built is not offered");
+    assert!(printed(&["doctor", "--help"]).contains("host"));
+    assert!(printed(&["help", "run"]).contains("--entrypoint"));
+}
+
+#[test]
+fn arguments_stop_at_the_image() {
+    let run = run(&["-i", "img", "ls", "-la", "--rm", "--", "-t", "--help", "--version", "-h"]);
+    assert!(run.interactive && !run.tty && !run.rm);
+    assert_eq!(words(&run), ["img", "ls", "-la", "--rm", "--", "-t", "--help", "--version", "-h"]);
+}
+
+#[test]
+fn words_of_the_program_arrive_byte_for_byte() {
+    use std::os::unix::ffi::OsStringExt;
+    let odd = OsString::from_vec(vec![b'-', 0xff, b' ', b'\n']);
+    let argv = ["servin", "run", "img", "sh", "-c", "ls -la \"$0\"", "a b", "", "*"].map(OsString::from);
+    let argv = argv.into_iter().chain([odd.clone()]);
+    let Ok(Typed::Verb(_, verb)) = parse(argv) else { panic!("not a verb") };
+    let Verb::Run(run) = verb else { panic!("not run") };
+    let mut expected = ["img", "sh", "-c", "ls -la \"$0\"", "a b", "", "*"].map(OsString::from).to_vec();
+    expected.push(odd);
+    assert_eq!(run.words, expected);
+}
+
+#[test]
+fn two_dashes_end_the_flags() {
+    let run = run(&["-t", "--", "img", "-x"]);
+    assert!(run.tty);
+    assert_eq!(words(&run), ["img", "-x"]);
+}
+
+#[test]
+fn switches_bundle_and_can_be_switched_off() {
+    let both = run(&["-it", "img"]);
+    assert!(both.interactive && both.tty);
+    let three = run(&["-dit", "img"]);
+    assert!(three.detach && three.interactive && three.tty);
+    let off = run(&["--rm=false", "--tty=true", "-i=false", "img"]);
+    assert!(!off.rm && off.tty && !off.interactive);
+    assert!(run(&["img"]).sig_proxy);
+    assert!(!run(&["--sig-proxy=false", "img"]).sig_proxy);
+    let with_value = run(&["-itw", "/dir", "img"]);
+    assert_eq!(with_value.workdir.unwrap(), "/dir");
+    assert!(with_value.tty);
+}
+
+#[test]
+fn a_switch_does_not_take_the_next_word() {
+    let run = run(&["--rm", "true", "false"]);
+    assert!(run.rm);
+    assert_eq!(words(&run), ["true", "false"]);
+}
+
+#[test]
+fn values_come_in_every_form() {
+    for words in
+        [&["-e", "K=V", "img"][..], &["-eK=V", "img"], &["--env", "K=V", "img"], &["--env=K=V", "img"]]
+    {
+        assert_eq!(run(words).env, ["K=V"], "{words:?}");
+    }
+    assert_eq!(run(&["-e", "-x=1", "-e", "B", "img"]).env, ["-x=1", "B"]);
+    assert_eq!(run(&["--entrypoint", "", "img"]).entrypoint.unwrap(), "");
+    assert_eq!(run(&["--entrypoint=", "img"]).entrypoint.unwrap(), "");
+    assert_eq!(run(&["-h", "box", "img"]).hostname.unwrap(), "box");
+    assert_eq!(run(&["-m", "64m", "--cpus", "1.5", "-u", "1:2", "img"]).memory.unwrap(), "64m");
+}
+
+#[test]
+fn the_last_of_a_repeated_flag_counts() {
+    assert_eq!(run(&["-m", "1g", "-m", "2g", "img"]).memory.unwrap(), "2g");
+    assert!(!run(&["--rm", "--rm=false", "img"]).rm);
+}
+
+#[test]
+fn flags_that_are_not_built_are_refused_by_name() {
+    for (words, flag) in [
+        (&["run", "--privileged", "img"][..], "--privileged"),
+        (&["run", "-p", "80:80", "img"], "--publish"),
+        (&["run", "-P", "img"], "--publish-all"),
+        (&["run", "--network=host", "img"], "--network"),
+        (&["run", "--restart", "always", "img"], "--restart"),
+        (&["run", "--rm", "--ulimit", "nofile=1", "img", "sh"], "--ulimit"),
+        (&["run", "--health-cmd", "-x", "img"], "--health-cmd"),
+    ] {
+        let (text, code) = refused(words);
+        assert_eq!(text, format!("run {flag} is not built yet in this version of servin"));
+        assert_eq!(code, 125);
+    }
+}
+
+#[test]
+fn verbs_that_are_not_built_are_refused_by_name() {
+    for words in
+        [&["pull", "alpine"][..], &["volume", "create", "--x"], &["build", "-t", "x", "."], &["cp", "--help"]]
+    {
+        let (text, code) = refused(words);
+        assert_eq!(text, format!("{} is not built yet in this version of servin", words[0]));
+        assert_eq!(code, 1);
+    }
+}
+
+#[test]
+fn what_is_unknown_is_refused_in_one_line() {
+    for (words, expected, code) in [
+        (&["run", "--no-such", "img"][..], "unknown flag --no-such", 125),
+        (&["run", "-Z", "img"], "unknown flag -Z", 125),
+        (&["run", "--rmm", "img"], "unknown flag --rmm (did you mean --rm?)", 125),
+        (&["--no-such"], "unknown flag --no-such", 1),
+        (&["frobnicate"], "unknown command \"frobnicate\"", 1),
+        (&["doctor", "x"], "unexpected argument \"x\"", 1),
+        (&["run"], "<IMAGE>... is missing", 125),
+        (&["run", "-m"], "--memory <SIZE> needs a value", 125),
+        (&["run", "--rm=maybe", "img"], "invalid value \"maybe\" for --rm[=<BOOL>]", 125),
+        (&["--log-level", "loud", "doctor"], "invalid value \"loud\" for --log-level <LEVEL>", 1),
+    ] {
+        let (text, found) = refused(words);
+        assert_eq!(text, expected, "{words:?}");
+        assert_eq!(found, code, "{words:?}");
+    }
+}
+
+#[test]
+fn global_flags_stand_before_or_after_the_verb() {
+    for words in
+        [&["--data-root", "/d", "-D", "doctor"][..], &["doctor", "--data-root=/d", "--log-level", "debug"]]
+    {
+        let Ok(Typed::Verb(global, _)) = typed(words) else { panic!("{words:?}") };
+        assert_eq!(global.data_root.as_deref(), Some(std::path::Path::new("/d")));
+        assert_eq!(global.log_level, log::LevelFilter::Debug);
+    }
+}

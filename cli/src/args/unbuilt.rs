@@ -1,0 +1,178 @@
+//! What docker's users may type and this version does not do yet. All of it is recognised, so that it can be refused
+//! by name before anything is changed.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::error::{Error, Result};
+
+/// A flag that takes no value.
+const SWITCH: bool = false;
+/// A flag that takes one.
+const VALUE: bool = true;
+
+/// Flags of `run` by their long name, with their letter, and whether they take a value.
+const RUN_FLAGS: &[(&str, Option<char>, bool)] = &[
+    ("add-host", None, VALUE),
+    ("annotation", None, VALUE),
+    ("attach", Some('a'), VALUE),
+    ("blkio-weight", None, VALUE),
+    ("blkio-weight-device", None, VALUE),
+    ("cap-add", None, VALUE),
+    ("cap-drop", None, VALUE),
+    ("cgroup-parent", None, VALUE),
+    ("cgroupns", None, VALUE),
+    ("cpu-period", None, VALUE),
+    ("cpu-quota", None, VALUE),
+    ("cpu-rt-period", None, VALUE),
+    ("cpu-rt-runtime", None, VALUE),
+    ("cpu-shares", Some('c'), VALUE),
+    ("cpuset-cpus", None, VALUE),
+    ("cpuset-mems", None, VALUE),
+    ("device", None, VALUE),
+    ("device-cgroup-rule", None, VALUE),
+    ("device-read-bps", None, VALUE),
+    ("device-read-iops", None, VALUE),
+    ("device-write-bps", None, VALUE),
+    ("device-write-iops", None, VALUE),
+    ("disable-content-trust", None, SWITCH),
+    ("dns", None, VALUE),
+    ("dns-option", None, VALUE),
+    ("dns-search", None, VALUE),
+    ("domainname", None, VALUE),
+    ("expose", None, VALUE),
+    ("gpus", None, VALUE),
+    ("group-add", None, VALUE),
+    ("health-cmd", None, VALUE),
+    ("health-interval", None, VALUE),
+    ("health-retries", None, VALUE),
+    ("health-start-interval", None, VALUE),
+    ("health-start-period", None, VALUE),
+    ("health-timeout", None, VALUE),
+    ("init", None, SWITCH),
+    ("ip", None, VALUE),
+    ("ip6", None, VALUE),
+    ("ipc", None, VALUE),
+    ("isolation", None, VALUE),
+    ("kernel-memory", None, VALUE),
+    ("label-file", None, VALUE),
+    ("link", None, VALUE),
+    ("link-local-ip", None, VALUE),
+    ("log-driver", None, VALUE),
+    ("log-opt", None, VALUE),
+    ("mac-address", None, VALUE),
+    ("memory-reservation", None, VALUE),
+    ("memory-swap", None, VALUE),
+    ("memory-swappiness", None, VALUE),
+    ("mount", None, VALUE),
+    ("network", None, VALUE),
+    ("net", None, VALUE),
+    ("network-alias", None, VALUE),
+    ("no-healthcheck", None, SWITCH),
+    ("no-warm", None, SWITCH),
+    ("oom-kill-disable", None, SWITCH),
+    ("oom-score-adj", None, VALUE),
+    ("pid", None, VALUE),
+    ("pids-limit", None, VALUE),
+    ("platform", None, VALUE),
+    ("privileged", None, SWITCH),
+    ("publish", Some('p'), VALUE),
+    ("publish-all", Some('P'), SWITCH),
+    ("pull", None, VALUE),
+    ("quiet", Some('q'), SWITCH),
+    ("restart", None, VALUE),
+    ("runtime", None, VALUE),
+    ("security-opt", None, VALUE),
+    ("shm-size", None, VALUE),
+    ("snapshot", None, VALUE),
+    ("storage-opt", None, VALUE),
+    ("sysctl", None, VALUE),
+    ("ulimit", None, VALUE),
+    ("userns", None, VALUE),
+    ("uts", None, VALUE),
+    ("volume-driver", None, VALUE),
+    ("volumes-from", None, VALUE),
+];
+
+/// Verbs.
+const VERBS: &[&str] = &[
+    "create",
+    "start",
+    "restart",
+    "pause",
+    "unpause",
+    "top",
+    "stats",
+    "cp",
+    "diff",
+    "rename",
+    "port",
+    "update",
+    "commit",
+    "export",
+    "events",
+    "pull",
+    "push",
+    "tag",
+    "save",
+    "import",
+    "history",
+    "build",
+    "login",
+    "logout",
+    "volume",
+    "network",
+    "vm",
+    "snapshot",
+    "restore",
+    "bench",
+    "system",
+    "completion",
+    "container",
+    "search",
+    "info",
+];
+
+/// Adds the flags of `run`, hidden.
+pub(super) fn run_flags(mut command: Command) -> Command {
+    for &(long, short, value) in RUN_FLAGS {
+        let mut arg = Arg::new(long).long(long).hide(true);
+        arg = if value {
+            arg.action(ArgAction::Append)
+                .allow_hyphen_values(true)
+                .value_parser(clap::value_parser!(std::ffi::OsString))
+        } else {
+            super::switch(arg)
+        };
+        if let Some(short) = short {
+            arg = arg.short(short);
+        }
+        command = command.arg(arg);
+    }
+    command
+}
+
+/// Adds the verbs, hidden; whatever follows them is taken as it is.
+pub(super) fn verbs(mut command: Command) -> Command {
+    for &name in VERBS {
+        let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
+        command = command.subcommand(Command::new(name).hide(true).disable_help_flag(true).arg(rest));
+    }
+    command
+}
+
+/// Refuses the first flag of `run` that was typed and is not built.
+pub(super) fn refuse_run_flags(matches: &ArgMatches) -> Result<()> {
+    let typed = |name: &str| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
+    match RUN_FLAGS.iter().find(|(name, ..)| typed(name)) {
+        Some((name, ..)) => Err(Error::NotBuilt { what: format!("run --{name}"), code: 125 }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a verb that is not built.
+pub(super) fn refuse_verb(name: &str) -> Result<()> {
+    match VERBS.contains(&name) {
+        true => Err(Error::NotBuilt { what: name.to_owned(), code: 1 }),
+        false => Ok(()),
+    }
+}

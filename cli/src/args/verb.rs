@@ -1,0 +1,35 @@
+//! The verbs that are built, as they were typed.
+
+use clap::{ArgMatches, Command};
+
+use super::{Run, run};
+use crate::error::Result;
+
+/// A verb with its arguments.
+#[derive(Debug)]
+pub(crate) enum Verb {
+    /// `servin run`
+    Run(Box<Run>),
+    /// `servin doctor`
+    Doctor,
+    /// `servin version`
+    Version,
+}
+
+/// Adds the verbs to the command.
+pub(super) fn add(command: Command) -> Command {
+    command
+        .subcommand(run::command())
+        .subcommand(Command::new("doctor").about("Say what this host offers, and what to do about it"))
+        .subcommand(Command::new("version").about("Print the version of servin and what it was built for"))
+}
+
+/// Reads the verb `name`.
+pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Verb> {
+    match name {
+        "run" => Ok(Verb::Run(Box::new(run::read(matches)?))),
+        "doctor" => Ok(Verb::Doctor),
+        "version" => Ok(Verb::Version),
+        other => Err(crate::error::Error::NotBuilt { what: other.to_owned(), code: 1 }),
+    }
+}

@@ -1,0 +1,77 @@
+//! The one error type of the command: what failed, why (its sources), and what to do.
+
+use std::io;
+
+/// Why the command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The command line breaks a rule.
+    #[error("{what}")]
+    Usage {
+        /// Which rule, naming the argument.
+        what: String,
+        /// The verb, whose help is pointed to; empty for the whole command.
+        verb: String,
+    },
+    /// A flag's value means nothing.
+    #[error("invalid value \"{value}\" for {flag}: {why}")]
+    Value {
+        /// As it is documented: `-m, --memory`.
+        flag: &'static str,
+        /// What was typed.
+        value: String,
+        /// What would have been right.
+        why: String,
+        /// Exit code.
+        code: u8,
+    },
+    /// Known, and not built.
+    #[error("{what} is not built yet in this version of servin")]
+    NotBuilt {
+        /// The verb, or verb and flag.
+        what: String,
+        /// Exit code.
+        code: u8,
+    },
+    /// The host refused something.
+    #[error("cannot {what}")]
+    Host {
+        /// A verb and its object.
+        what: String,
+        /// The reason.
+        #[source]
+        source: io::Error,
+        /// Exit code.
+        code: u8,
+    },
+}
+
+/// The command's result.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The exit code: 125 where a container was to be run, else 1.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Error::Usage { verb, .. } => code_of(verb),
+            Error::Value { code, .. } | Error::NotBuilt { code, .. } | Error::Host { code, .. } => *code,
+        }
+    }
+
+    /// What the user can do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Error::Usage { verb, .. } if verb.is_empty() => Some("see \"servin --help\"".into()),
+            Error::Usage { verb, .. } => Some(format!("see \"servin {verb} --help\"")),
+            _ => None,
+        }
+    }
+}
+
+/// The exit code of a failure of servin itself in `verb`.
+pub(crate) fn code_of(verb: &str) -> u8 {
+    match verb {
+        "run" | "exec" | "create" => 125,
+        _ => 1,
+    }
+}

@@ -1,0 +1,12 @@
+//! What the words mean: every value checked, host paths made absolute, nothing of the host changed yet.
+
+mod env;
+mod keys;
+mod run;
+mod signal;
+mod size;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+pub(crate) use run::{Host, Run, run};

@@ -1,0 +1,142 @@
+//! What the host offers: the hypervisor and its kind, as far as it can be seen without making a machine.
+//!
+//! `servin doctor` prints it; a start reads the kind to say why it is slow on some hosts.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Which implementation answers behind `/dev/kvm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `kvm_amd`: AMD's virtualization extensions.
+    Amd,
+    /// `kvm_intel`: Intel's.
+    Intel,
+    /// `kvm_pvm`: no extensions are used. Guest kernels are emulated, about 1.5 million instructions a second, so
+    /// that a start takes many seconds; programs run at full speed.
+    Pvm,
+    /// Another one, or it cannot be seen which.
+    Unknown,
+}
+
+impl Kind {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Amd => "kvm_amd",
+            Kind::Intel => "kvm_intel",
+            Kind::Pvm => "kvm_pvm",
+            Kind::Unknown => "kvm of unknown kind",
+        }
+    }
+
+    /// Whether guest kernels are emulated here.
+    #[must_use]
+    pub fn is_slow(self) -> bool {
+        self == Kind::Pvm
+    }
+}
+
+/// The hypervisor's device.
+#[derive(Debug)]
+pub enum Device {
+    /// It can be used.
+    Usable,
+    /// It is there, and opening it fails.
+    Refused(io::Error),
+    /// There is none.
+    Missing,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Host {
+    /// `/dev/kvm`.
+    pub device: Device,
+    /// Who answers there; `None` if no such module is loaded.
+    pub kind: Option<Kind>,
+    /// This host is a virtual machine itself.
+    pub is_guest: bool,
+    /// The processor has virtualization extensions that this system can see: `svm` or `vmx`.
+    pub extensions: Option<&'static str>,
+    /// `always`, `madvise` or `never`; `None` if the kernel has no transparent huge pages.
+    pub huge_pages: Option<String>,
+}
+
+/// The device of KVM.
+pub const KVM: &str = "/dev/kvm";
+
+impl Host {
+    /// Looks at this host.
+    #[must_use]
+    pub fn look() -> Self {
+        let device = match fs::OpenOptions::new().read(true).write(true).open(KVM) {
+            Ok(_) => Device::Usable,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Device::Missing,
+            Err(error) => Device::Refused(error),
+        };
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
+        Host {
+            device,
+            kind: kind(Path::new("/sys/module")),
+            is_guest: has_flag(&cpuinfo, "hypervisor"),
+            extensions: ["svm", "vmx"].into_iter().find(|flag| has_flag(&cpuinfo, flag)),
+            huge_pages: huge.and_then(|text| chosen(&text)),
+        }
+    }
+}
+
+/// Who answers behind `/dev/kvm`, from the loaded modules.
+#[must_use]
+pub fn kvm_kind() -> Option<Kind> {
+    kind(Path::new("/sys/module"))
+}
+
+fn kind(modules: &Path) -> Option<Kind> {
+    [("kvm_pvm", Kind::Pvm), ("kvm_amd", Kind::Amd), ("kvm_intel", Kind::Intel), ("kvm", Kind::Unknown)]
+        .into_iter()
+        .find(|(module, _)| modules.join(module).is_dir())
+        .map(|(_, kind)| kind)
+}
+
+fn has_flag(cpuinfo: &str, flag: &str) -> bool {
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags"));
+    flags.is_some_and(|flags| flags.split_whitespace().any(|word| word == flag))
+}
+
+/// The word in brackets, as the kernel marks the one in force.
+fn chosen(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once('[')?;
+    rest.split_once(']').map(|(word, _)| word.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_is_the_module_that_is_loaded() {
+        let modules = tempfile::tempdir().unwrap();
+        assert_eq!(kind(modules.path()), None);
+        fs::create_dir(modules.path().join("kvm")).unwrap();
+        assert_eq!(kind(modules.path()), Some(Kind::Unknown));
+        fs::create_dir(modules.path().join("kvm_pvm")).unwrap();
+        assert_eq!(kind(modules.path()), Some(Kind::Pvm));
+    }
+
+    #[test]
+    fn flags_are_whole_words() {
+        let cpuinfo = "model name\t: x\nflags\t\t: fpu svm_lock hypervisor\n";
+        assert!(has_flag(cpuinfo, "hypervisor"));
+        assert!(!has_flag(cpuinfo, "svm"));
+    }
+
+    #[test]
+    fn the_setting_in_force_stands_in_brackets() {
+        assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
+        assert_eq!(chosen("none"), None);
+    }
+}
