@@ -82,7 +82,7 @@ place() { # FILE PATH: a copy with everything above it, and the libraries of a p
 libraries() { # FILE
   local lib
   [ "$(head -c 4 "$1" | tr -d '\0')" = $'\x7fELF' ] || return 0
-  { ldd "$1" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r lib; do place "$lib" "$lib"; done
+  { ldd "$1" 2>/dev/null | grep -o '/[^ ]*' || true; } | while read -r lib; do place "$lib" "$lib"; done
 }
 add() { # FILE PATH
   [ -e "$1" ] || die "--add: there is no $1"
