@@ -1,5 +1,8 @@
 //! The state in which a vCPU executes its first instruction, said once for all backends of an architecture.
 
+use servin_devices::mem::GuestRam;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
 /// The first state of a vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
@@ -65,4 +68,38 @@ pub struct Arm64Entry {
     pub pc: u64,
     /// First value of X0 (the boot CPU: address of the device tree; others: PSCI context).
     pub x0: u64,
+}
+
+impl X86Entry {
+    /// Writes page tables at `at` that map the first `gib` (at most 512) GiB of linear addresses to the same physical
+    /// ones, in pages of 2 MiB. They take `2 + gib` pages.
+    ///
+    /// # Errors
+    /// The place is not in RAM.
+    pub fn write_identity_map(ram: &GuestRam, at: u64, gib: u16) -> Result<(), GuestMemoryError> {
+        const PRESENT_WRITABLE: u64 = 3;
+        const LARGE: u64 = 1 << 7;
+        const PAGE: u64 = 0x1000;
+        let gib = u64::from(gib.min(512));
+        ram.write_obj((at + PAGE) | PRESENT_WRITABLE, GuestAddress(at))?;
+        for table in 0..gib {
+            let directory = at + (2 + table) * PAGE;
+            ram.write_obj(directory | PRESENT_WRITABLE, GuestAddress(at + PAGE + table * 8))?;
+            let mut entries = [0; PAGE as usize];
+            for (index, entry) in (table * 512..).zip(entries.chunks_exact_mut(8)) {
+                entry.copy_from_slice(&(index << 21 | PRESENT_WRITABLE | LARGE).to_le_bytes());
+            }
+            ram.write_slice(&entries, GuestAddress(directory))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the descriptor table for `mode` at `at`.
+    ///
+    /// # Errors
+    /// The place is not in RAM.
+    pub fn write_gdt(ram: &GuestRam, at: u64, mode: X86Mode) -> Result<(), GuestMemoryError> {
+        let bytes: Vec<u8> = Self::gdt(mode).iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        ram.write_slice(&bytes, GuestAddress(at))
+    }
 }

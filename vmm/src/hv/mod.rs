@@ -15,7 +15,10 @@
 //!                                         slots --move to a thread, bind()--> Vcpu --run(GuestIo)--> Exit
 //! ```
 
+#[cfg(test)]
+mod conformance;
 pub mod entry;
+pub mod fake;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 pub mod state;

@@ -1,0 +1,186 @@
+//! The guest programs in x86 machine code. They run at [`super::rig::CODE`] in 64-bit mode, identity-mapped.
+
+// A leaf that may use unsafe: the assembler's labels are read as bytes.
+#![allow(unsafe_code)]
+
+/// Assembles a guest program; the function returns its bytes. DONE is port 0xf4, READY port 0xf5, MMIO 0x20000000.
+macro_rules! program {
+    ($(#[$doc:meta])* $name:ident: $($line:literal)*) => {
+        std::arch::global_asm!(
+            ".pushsection .rodata",
+            concat!(".globl servin_guest_", stringify!($name)),
+            concat!("servin_guest_", stringify!($name), ":"),
+            $($line,)*
+            concat!(".globl servin_guest_", stringify!($name), "_end"),
+            concat!("servin_guest_", stringify!($name), "_end:"),
+            ".popsection",
+        );
+
+        $(#[$doc])*
+        pub(super) fn $name() -> &'static [u8] {
+            unsafe extern "C" {
+                #[link_name = concat!("servin_guest_", stringify!($name))]
+                static START: u8;
+                #[link_name = concat!("servin_guest_", stringify!($name), "_end")]
+                static END: u8;
+            }
+            // SAFETY: the labels enclose the bytes that were assembled above.
+            unsafe {
+                std::slice::from_raw_parts(&raw const START, (&raw const END).offset_from_unsigned(&raw const START))
+            }
+        }
+    };
+}
+
+program! {
+    /// Writes each value that it reads 16 bytes behind.
+    mmio:
+    "mov edi, 0x20000000"
+    "mov al, [rdi + 1]"
+    "mov [rdi + 0x11], al"
+    "mov ax, [rdi + 2]"
+    "mov [rdi + 0x12], ax"
+    "mov eax, [rdi + 4]"
+    "mov [rdi + 0x14], eax"
+    "mov rax, [rdi + 8]"
+    "mov [rdi + 0x18], rax"
+    "out 0xf4, al"
+    "2: jmp 2b"
+}
+
+program! {
+    /// Echoes a port in each width, then puts out a string.
+    pio:
+    "in al, 0x50"
+    "out 0x54, al"
+    "in ax, 0x50"
+    "out 0x54, ax"
+    "in eax, 0x50"
+    "out 0x54, eax"
+    "lea rsi, [rip + 3f]"
+    "mov ecx, 3"
+    "mov edx, 0x58"
+    "cld"
+    "rep outsb"
+    "out 0xf4, al"
+    "2: jmp 2b"
+    "3: .ascii \"abc\""
+}
+
+program! {
+    /// Does nothing, for ever.
+    spin:
+    "2: jmp 2b"
+}
+
+program! {
+    /// Halts until line 5 of the PIC raises vector 0x25.
+    halt:
+    "lea rax, [rip + 3f]"
+    "mov edi, 0x30000"
+    "mov [rdi + 0x250], ax"
+    "mov word ptr [rdi + 0x252], 0x10"
+    "mov word ptr [rdi + 0x254], 0x8e00"
+    "shr rax, 16"
+    "mov [rdi + 0x256], ax"
+    "shr rax, 16"
+    "mov [rdi + 0x258], eax"
+    "sub rsp, 16"
+    "mov word ptr [rsp], 0x25f"
+    "mov [rsp + 2], rdi"
+    "lidt [rsp]"
+    "mov al, 0x11"
+    "out 0x20, al"
+    "mov al, 0x20"
+    "out 0x21, al"
+    "mov al, 4"
+    "out 0x21, al"
+    "mov al, 1"
+    "out 0x21, al"
+    "mov al, 0xdf"
+    "out 0x21, al"
+    "out 0xf5, al"
+    "sti"
+    "2: hlt"
+    "jmp 2b"
+    "3: out 0xf4, al"
+    "4: jmp 4b"
+}
+
+program! {
+    /// Rings a doorbell with 3, with 4, with half of a 3, says READY, rings with 3 again.
+    doorbell:
+    "mov edi, 0x20000050"
+    "mov dword ptr [rdi], 3"
+    "mov dword ptr [rdi], 4"
+    "mov word ptr [rdi], 3"
+    "out 0xf5, al"
+    "mov dword ptr [rdi], 3"
+    "out 0xf4, al"
+    "2: jmp 2b"
+}
+
+program! {
+    /// Starts vCPU 1 at 0x8000 through the local APIC (INIT, SIPI).
+    start_another:
+    "mov edi, 0xfee00000"
+    "mov dword ptr [rdi + 0xf0], 0x1ff"
+    "mov dword ptr [rdi + 0x310], 0x01000000"
+    "mov dword ptr [rdi + 0x300], 0x4500"
+    "mov dword ptr [rdi + 0x310], 0x01000000"
+    "mov dword ptr [rdi + 0x300], 0x4608"
+    "out 0xf4, al"
+    "2: jmp 2b"
+}
+
+program! {
+    /// What vCPU 1 executes, in real mode at 0x8000.
+    second:
+    ".code16"
+    "out 0xf4, al"
+    "2: jmp 2b"
+    ".code64"
+}
+
+program! {
+    /// An exception without a descriptor table.
+    triple_fault:
+    "sub rsp, 16"
+    "mov word ptr [rsp], 0"
+    "mov qword ptr [rsp + 2], 0"
+    "lidt [rsp]"
+    "ud2"
+}
+
+program! {
+    /// Reads the ROM, writes it, reads it again.
+    rom:
+    "mov edi, 0x400000"
+    "mov eax, [rdi]"
+    "out 0x50, eax"
+    "mov dword ptr [rdi], 7"
+    "mov eax, [rdi]"
+    "out 0x50, eax"
+    "out 0xf4, al"
+    "2: jmp 2b"
+}
+
+program! {
+    /// Fills RBX and XMM5, says DONE, and tells what they hold.
+    registers:
+    "mov rax, cr4"
+    "or eax, 0x200"
+    "mov cr4, rax"
+    "mov rax, 0x99aabbccddeeff00"
+    "push rax"
+    "mov rbx, 0x1122334455667788"
+    "movups xmm5, [rsp]"
+    "out 0xf4, al"
+    "mov edi, 0x20000000"
+    "mov [rdi], rbx"
+    "movups [rsp], xmm5"
+    "pop rax"
+    "mov [rdi + 8], rax"
+    "out 0xf4, al"
+    "2: jmp 2b"
+}
