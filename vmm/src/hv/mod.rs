@@ -22,6 +22,7 @@ pub mod fake;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 pub mod state;
+pub mod x86;
 
 use std::fmt;
 use std::sync::Arc;
