@@ -32,6 +32,10 @@ pub const ERROR: u16 = 0x0207;
 pub const STDIN: u16 = 0x0301;
 /// Host to guest, stream: [`super::StreamMessage::StdinEof`].
 pub const STDIN_EOF: u16 = 0x0302;
+/// Host to guest, stream: [`super::StreamMessage::CloseStdout`].
+pub const CLOSE_STDOUT: u16 = 0x0303;
+/// Host to guest, stream: [`super::StreamMessage::CloseStderr`].
+pub const CLOSE_STDERR: u16 = 0x0304;
 
 /// Guest to host, stream: [`super::StreamMessage::Hello`].
 pub const STREAM_HELLO: u16 = 0x0401;
@@ -55,7 +59,7 @@ pub const fn limit(kind: u16) -> Option<usize> {
         HELLO | STARTED | EXITED | SYNCED | STREAM_HELLO => Some(64),
         EXEC_FAILED | ERROR => Some(8 * 1024),
         STDIN | STDOUT | STDERR => Some(super::MAX_DATA),
-        SHUTDOWN | READY | STDIN_EOF | STDOUT_EOF | STDERR_EOF => Some(0),
+        SHUTDOWN | READY | STDIN_EOF | CLOSE_STDOUT | CLOSE_STDERR | STDOUT_EOF | STDERR_EOF => Some(0),
         _ => None,
     }
 }

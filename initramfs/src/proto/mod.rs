@@ -15,7 +15,7 @@
 //!   |  connect STREAM_PORT, one connection for each Exec           |
 //!   |======= StreamHello{id} =====================================>|
 //!   |------- Started{id, pid}  or  ExecFailed{id, stage, errno} -->|
-//!   |<====== Stdin*, StdinEof =====================================|
+//!   |<====== Stdin*, StdinEof, CloseStdout, CloseStderr ===========|
 //!   |======= Stdout*, Stderr*, StdoutEof, StderrEof ==============>|
 //!   |<------ Signal, Resize, Exec (more programs), Sync -----------|
 //!   |------- Exited{id, status, oom} ----------------------------->|   after the stream's last frame was written

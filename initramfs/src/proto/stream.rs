@@ -27,6 +27,11 @@ pub enum StreamMessage<'a> {
     Stdin(&'a [u8]),
     /// Host to guest: end of input. On a terminal the agent types its end-of-file character.
     StdinEof,
+    /// Host to guest: nobody reads standard output any more. The agent closes its end of the pipe, so that the
+    /// program's next write fails (SIGPIPE, EPIPE), and sends `StdoutEof`. On a terminal it does nothing.
+    CloseStdout,
+    /// Host to guest: nobody reads standard error any more; as `CloseStdout`.
+    CloseStderr,
 }
 
 impl Encode for StreamMessage<'_> {
@@ -43,6 +48,8 @@ impl Encode for StreamMessage<'_> {
             Self::StderrEof => (kind::STDERR_EOF, &[]),
             Self::Stdin(data) => (kind::STDIN, data),
             Self::StdinEof => (kind::STDIN_EOF, &[]),
+            Self::CloseStdout => (kind::CLOSE_STDOUT, &[]),
+            Self::CloseStderr => (kind::CLOSE_STDERR, &[]),
         };
         let mut w = Writer::new(out, kind);
         w.raw(data);
@@ -71,6 +78,8 @@ impl<'a> StreamMessage<'a> {
             kind::STDERR_EOF => empty(Self::StderrEof),
             kind::STDIN => Ok(Self::Stdin(body)),
             kind::STDIN_EOF => empty(Self::StdinEof),
+            kind::CLOSE_STDOUT => empty(Self::CloseStdout),
+            kind::CLOSE_STDERR => empty(Self::CloseStderr),
             other => Err(Error::UnknownKind(other)),
         }
     }

@@ -128,7 +128,12 @@ fn every_message_survives_the_wire_in_pieces_of_any_size() {
         assert_eq!(decode(Channel::HostControl, &wire(&host), step).unwrap(), texts(&host));
         assert_eq!(decode(Channel::GuestControl, &wire(&guest), step).unwrap(), texts(&guest));
         assert_eq!(decode(Channel::GuestStream, &wire(&STREAM), step).unwrap(), texts(&STREAM));
-        let input = [StreamMessage::Stdin(b"in"), StreamMessage::StdinEof];
+        let input = [
+            StreamMessage::Stdin(b"in"),
+            StreamMessage::StdinEof,
+            StreamMessage::CloseStdout,
+            StreamMessage::CloseStderr,
+        ];
         assert_eq!(decode(Channel::HostStream, &wire(&input), step).unwrap(), texts(&input));
     }
 }
