@@ -1,5 +1,8 @@
 //! A vCPU of plain memory for the tests and the fuzzer of the assist.
 
+// Not product code: a rule that is broken here shall panic.
+#![allow(clippy::indexing_slicing)]
+
 use std::io;
 
 use super::cpu::{Cpu, OutOfRam, Physical};
