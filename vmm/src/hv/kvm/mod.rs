@@ -3,6 +3,7 @@
 //! Also runs on `kvm_pvm`, a KVM for machines whose CPU offers no virtualization: guest kernel code is emulated
 //! there, slowly and incompletely. [`Kvm::open`] notices it and says so in its [`Caps`].
 
+mod assist;
 mod cpuid;
 mod kick;
 mod state;

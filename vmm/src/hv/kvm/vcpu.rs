@@ -16,6 +16,7 @@ use kvm_ioctls::VcpuFd;
 use super::kick::{Binding, Kicks};
 use super::{failed, vm};
 use crate::error::Error;
+use crate::hv::x86::XstateLayout;
 use crate::hv::{Entry, Exit, Fault, GuestIo, Kick, Vcpu, VcpuSlot, VcpuState, X86Entry, X86Mode};
 
 /// IA32_MTRR_DEF_TYPE: enabled, write-back. Without it the kernel maps nothing cacheable by PAT.
@@ -61,7 +62,9 @@ impl VcpuSlot for Slot {
     fn bind(self: Box<Self>) -> Result<Box<dyn Vcpu>, Error> {
         let binding = Binding::new(&self.fd, Arc::clone(&self.kicks))
             .map_err(Error::hypervisor("binding a vCPU to its thread"))?;
-        Ok(Box::new(Bound { binding, fd: self.fd, vm: self.vm, cpuid: self.cpuid, kicks: self.kicks }))
+        let layout = super::assist::layout(&self.cpuid)?;
+        let Self { fd, vm, cpuid, kicks, .. } = *self;
+        Ok(Box::new(Bound { binding, fd, vm, cpuid, layout, kicks }))
     }
 }
 
@@ -71,6 +74,8 @@ pub(super) struct Bound {
     pub(super) fd: VcpuFd,
     pub(super) vm: Arc<vm::Vm>,
     pub(super) cpuid: CpuId,
+    /// Where the components of the extended state stand.
+    pub(super) layout: XstateLayout,
     kicks: Arc<Kicks>,
 }
 
@@ -148,7 +153,7 @@ impl Vcpu for Bound {
                     Step::Again => {}
                     Step::Leave(exit) => break exit,
                     Step::Emulate(bytes) => {
-                        if let Some(fault) = self.emulate(&bytes)? {
+                        if let Some(fault) = super::assist::emulate(self, &bytes)? {
                             break Exit::Fault(fault);
                         }
                     }
@@ -266,15 +271,6 @@ impl Bound {
             }
             reason => Step::Leave(self.fault(format!("the hypervisor stopped with exit reason {reason}"))),
         }
-    }
-
-    /// Carries out an instruction that KVM cannot, or says why it cannot be.
-    fn emulate(&mut self, bytes: &[u8]) -> Result<Option<Fault>, Error> {
-        Ok(Some(Fault {
-            why: "the hypervisor could not emulate an instruction".to_owned(),
-            pc: Some(self.program_counter()?),
-            bytes: bytes.to_vec(),
-        }))
     }
 
     fn fault(&self, why: String) -> Exit {

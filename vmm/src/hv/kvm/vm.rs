@@ -13,7 +13,7 @@ use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use servin_devices::event::Event;
 use servin_devices::irq::IrqLine;
 use servin_devices::mem::Mem;
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::failed;
@@ -28,6 +28,8 @@ pub(super) struct Vm {
     pub(super) fd: Arc<VmFd>,
     /// The guest reaches this memory for as long as the VM exists.
     pub(super) mem: Mem,
+    /// Start addresses of the regions that the guest may only read.
+    pub(super) read_only: Vec<GuestAddress>,
     gsis: u32,
     track_dirty: bool,
 }
@@ -39,6 +41,7 @@ impl Vm {
         let vm = Self {
             fd: Arc::new(fd),
             mem: Arc::clone(&plan.mem),
+            read_only: plan.read_only.clone(),
             gsis: plan.gsis,
             track_dirty: plan.track_dirty,
         };
