@@ -87,7 +87,7 @@ tally() { # LOG STATUS NAME
     END { if (!seen) print "- - -"; else print p + 0, f + 0, s + 0 }' "$1")
   if [ "$p" = - ]; then p=$(($2 == 0)) f=$(($2 != 0)) s=0; fi
   skips=$(grep -cE '^ *skipped: ' "$1" || true)
-  sed -n 's/^ *skipped: //p' "$1" >>"$reasons"
+  sed -nE "s/^ *(skipped|not covered): //p" "$1" >>"$reasons"
   [ "$skips" -le "$p" ] || skips=$p
   p=$((p - skips)) s=$((s + skips))
   [ "$2" = 0 ] || [ "$f" -gt 0 ] || f=1
