@@ -3,7 +3,7 @@
 // A leaf that may use unsafe: a 16-byte exchange on guest memory.
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::cmpxchg16b;
+use std::arch::asm;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -86,15 +86,29 @@ impl Physical for Stopped<'_> {
         let at = self.writable(gpa)?;
         let slice = self.0.vm.mem.get_slice(at, 16).map_err(|_| OutOfRam { gpa })?;
         let guard = slice.ptr_guard_mut();
-        let place = guard.as_ptr().cast::<u128>();
-        if !place.is_aligned() || !is_x86_feature_detected!("cmpxchg16b") {
+        let place = guard.as_ptr();
+        if !place.cast::<u128>().is_aligned() || !is_x86_feature_detected!("cmpxchg16b") {
             // The assist aligns, and every CPU with virtualization has the instruction.
             return Err(OutOfRam { gpa });
         }
         slice.bitmap().mark_dirty(0, 16);
+        let (mut low, mut high) = (current as u64, (current >> 64) as u64);
         // SAFETY: the slice covers 16 bytes of guest memory at this aligned address, which stays mapped while `guard` lives
-        // and is only ever accessed by raw or atomic means; the CPU has the instruction.
-        Ok(unsafe { cmpxchg16b(place, current, new, Ordering::SeqCst, Ordering::SeqCst) })
+        // and is only ever accessed by raw or atomic means; the CPU has the instruction. RBX, which may not be named, is
+        // put back.
+        unsafe {
+            asm!(
+                "xchg {new}, rbx",
+                "lock cmpxchg16b [rdi]",
+                "mov rbx, {new}",
+                new = inout(reg) new as u64 => _,
+                in("rcx") (new >> 64) as u64,
+                in("rdi") place,
+                inout("rax") low,
+                inout("rdx") high,
+            );
+        }
+        Ok((u128::from(high) << 64) | u128::from(low))
     }
 }
 
