@@ -103,6 +103,12 @@ pub enum Error {
         /// Which rule is broken.
         why: &'static str,
     },
+    /// A platform is not of the form os/architecture.
+    #[error("invalid platform \"{text}\": it looks like linux/amd64 or linux/arm64/v8")]
+    Platform {
+        /// What was given.
+        text: String,
+    },
     /// No image has this name or id.
     #[error("no such image: {reference}: load it with \"servin load -i FILE\"")]
     NoSuchImage {
@@ -202,14 +208,6 @@ pub enum Error {
         /// The reason.
         #[source]
         source: io::Error,
-    },
-    /// A tar stream breaks its format.
-    #[error("malformed tar: {why} (at byte {offset})")]
-    Tar {
-        /// What is wrong.
-        why: String,
-        /// Where, in bytes of the uncompressed stream.
-        offset: u64,
     },
     /// An entry of a layer cannot be part of a root file system.
     #[error("layer {layer}, entry \"{entry}\": {why}")]

@@ -20,6 +20,9 @@ mod error;
 pub mod host;
 pub mod image;
 pub mod store;
+#[cfg(test)]
+mod testing;
+pub mod time;
 
 pub use error::{Error, Result};
 

@@ -1,7 +1,136 @@
 //! Images: what they are called, what they are made of, how they come in and go out.
+//!
+//! ```text
+//! archive    a tar or a directory, every file staged and hashed
+//!   -> contents   indexes and manifests to images, digests and sizes checked
+//!     -> load     layers decompressed, diff ids checked, applied to a tree; the root file system written; all recorded
+//! names, inspect, save   the ways back out
+//! ```
 
+mod archive;
+mod config;
+mod contents;
 mod digest;
+mod inspect;
+mod layer;
+mod load;
+mod names;
+mod platform;
 mod reference;
+mod save;
+pub mod tar;
+#[cfg(test)]
+mod tests;
 
+use std::path::PathBuf;
+
+pub use archive::Source;
+pub use config::{HistoryStep, ImageConfig, Process, RootFs};
 pub use digest::{Digest, Hashing};
+pub use inspect::Step;
+pub use layer::Compression;
+pub use load::{LoadedImage, Progress};
+pub use names::Removed;
+pub use platform::Platform;
 pub use reference::Reference;
+
+use crate::erofs::{self, Tree};
+use crate::store::Store;
+use crate::{Error, Result};
+
+/// The images of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a> {
+    store: &'a Store,
+}
+
+/// An image in the store.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Digest of its config, as docker counts ids.
+    pub id: Digest,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Its config.
+    pub config: ImageConfig,
+    /// The config as it came, byte for byte.
+    pub config_json: String,
+    /// Bytes of the files of all layers.
+    pub size: u64,
+    /// When it came into the store: nanoseconds since 1970.
+    pub loaded_ns: i64,
+}
+
+impl<'a> Images<'a> {
+    /// The images of this store.
+    pub fn new(store: &'a Store) -> Self {
+        Images { store }
+    }
+
+    /// The root file system of an image: an EROFS file, to be opened read-only. It is built anew where the writer has
+    /// changed since the image was loaded.
+    pub fn root(&self, image: &Image) -> Result<PathBuf> {
+        let path = self.root_path(&image.id);
+        if path.exists() {
+            return Ok(path);
+        }
+        let scratch = self.store.scratch()?;
+        let blobs = self.blobs(&image.id)?;
+        let layers = load::Paths(
+            blobs.iter().skip(2).map(|blob| (blob.digest, self.store.blob_path(&blob.digest))).collect(),
+        );
+        let mut tree = Tree::new();
+        for (index, (digest, _)) in layers.0.iter().enumerate() {
+            tree.begin_layer(index as u32);
+            load::scan(erofs::Layers::open(&layers, index as u32)?, &mut tree, *digest)?;
+        }
+        let built = scratch.path().join("root");
+        erofs::write(&tree, &layers, &image.id, &built)?;
+        self.store.write("store the root file system", |transaction| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM images WHERE id = ?1)";
+            let there: bool = transaction
+                .query_row(sql, [image.id.to_string()], |row| row.get(0))
+                .map_err(|source| Error::database("look up the image", source))?;
+            if !there {
+                return Err(Error::NoSuchImage { reference: image.id.to_string() });
+            }
+            std::fs::rename(&built, &path).map_err(|source| Error::io("store", &path, source))
+        })?;
+        Ok(path)
+    }
+
+    fn root_path(&self, id: &Digest) -> PathBuf {
+        self.store.root().join("roots").join(id.hex() + &erofs::suffix())
+    }
+
+    /// The blobs of an image: manifest, config, then the layers from the lowest.
+    fn blobs(&self, id: &Digest) -> Result<Vec<StoredBlob>> {
+        let fail = |source| Error::database("look up the image", source);
+        let sql = "SELECT blob, size, unpacked FROM image_blobs JOIN blobs ON blob = digest WHERE image = ?1 ORDER BY position";
+        let mut statement = self.store.db().prepare(sql).map_err(fail)?;
+        let rows = statement
+            .query_map([id.to_string()], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+            })
+            .map_err(fail)?;
+        rows.map(|row| {
+            let (digest, size, unpacked) = row.map_err(fail)?;
+            Ok(StoredBlob {
+                digest: digest.parse()?,
+                size: size.unsigned_abs(),
+                unpacked: unpacked.unsigned_abs(),
+            })
+        })
+        .collect()
+    }
+}
+
+/// A row of the table `image_blobs` with its blob's size.
+#[derive(Clone, Copy, Debug)]
+struct StoredBlob {
+    digest: Digest,
+    /// Bytes of the blob.
+    size: u64,
+    /// Bytes of the layer's files.
+    unpacked: u64,
+}

@@ -43,6 +43,7 @@ CREATE TABLE image_blobs (
     image       TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
     position    INTEGER NOT NULL,               -- 0 manifest, 1 config, 2.. layers from the lowest
     blob        TEXT NOT NULL REFERENCES blobs(digest),
+    unpacked    INTEGER NOT NULL,               -- bytes of the files of a layer
     PRIMARY KEY (image, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX image_blobs_by_blob ON image_blobs(blob);

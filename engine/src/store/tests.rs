@@ -125,7 +125,7 @@ fn sweep_removes_only_what_no_row_speaks_of() {
         .db()
         .execute_batch(&format!(
             "INSERT INTO blobs VALUES ('{kept}', 4); INSERT INTO images VALUES ('{kept}', '{kept}', '{{}}', 0, 0);
-             INSERT INTO image_blobs VALUES ('{kept}', 0, '{kept}')"
+             INSERT INTO image_blobs VALUES ('{kept}', 0, '{kept}', 0)"
         ))
         .unwrap();
     assert!(store.sweep().unwrap() >= 10_000);
