@@ -59,14 +59,12 @@ pub const DEVICES: &[Module] = &[
 
 /// The modules of `servin-vmm`. The backends of `hv` are apart from each other.
 pub const VMM: &[Module] = &[
-    Below("error", 3),
     Below("layout", 3),
     Below("memory", 3),
     Below("timeline", 3),
     Below("config", 3),
-    Only("hv", 4),
-    Below("hv::x86", 4),
-    Below("hv::arm64", 4),
+    Below("error", 4),
+    Below("hv", 4),
     Apart("hv::kvm", 4),
     Apart("hv::hvf", 4),
     Apart("hv::whp", 4),
