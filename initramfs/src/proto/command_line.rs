@@ -23,8 +23,8 @@ use super::{Lower, Root, Upper};
 pub struct BootOptions {
     /// Mounted before the agent says Hello; `None` waits for [`super::Configure::root`].
     pub root: Option<Root>,
-    /// For tests without a virtual machine: the directory with the Unix sockets `control` and `stream`, which
-    /// take the place of vsock.
+    /// For tests without a virtual machine: the abstract Unix sockets `NAME/control` and `NAME/stream` take the
+    /// place of the vsock ports, and the machine's power port is left alone.
     pub sockets: Option<String>,
 }
 

@@ -1,0 +1,17 @@
+//! Link arguments of the freestanding program: no C runtime, no dynamic linker.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    for argument in [
+        "-nostartfiles",
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,-z,norelro",
+        "-Wl,-z,noexecstack",
+        "-Wl,--no-eh-frame-hdr",
+    ] {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
+}

@@ -1,0 +1,356 @@
+//! The one loop: waits for the host and for the programs, and does what they ask for.
+
+use alloc::{format, vec, vec::Vec};
+
+use core::convert::Infallible;
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    io::Errno,
+    thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
+};
+use servin_init::proto::{
+    BootOptions, Channel, Configure, Exec, ExitStatus, GuestMessage, Hello, HostMessage, MAX_DATA, Root,
+    Upper, VERSION,
+};
+
+use crate::{
+    boot,
+    failure::{Doing as _, Failure},
+    link::{Link, Transport},
+    power,
+    program::{Program, Source},
+    setup::{self, Container},
+    spawn::{self, Refusal},
+    sys,
+};
+
+type Result<T> = core::result::Result<T, Failure>;
+
+const SIGKILL: u8 = 9;
+
+/// What poll waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Control,
+    /// The program at this index.
+    Program(usize, Source),
+}
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    transport: Transport,
+    control: Link,
+    generation: u32,
+    entry_cycles: u64,
+    /// The initramfs, once the container's root was entered.
+    initramfs: Option<OwnedFd>,
+    container: Option<Container>,
+    programs: Vec<Program>,
+    /// A main program was started, whether or not it still runs.
+    had_main: bool,
+    /// New processes are born in the container's PID namespace.
+    joined: bool,
+    /// Changes go to something that outlives the machine.
+    writes_back: bool,
+}
+
+impl Agent {
+    /// Runs until the machine ends.
+    pub(crate) fn run(options: &BootOptions, entry_cycles: u64) -> ! {
+        let transport = match &options.sockets {
+            Some(name) => {
+                power::spare_the_machine();
+                Transport::Unix(name.clone())
+            }
+            None => Transport::Vsock,
+        };
+        let control = match connect(&transport) {
+            Ok(control) => control,
+            Err(failure) => power::fail(&failure),
+        };
+        let mut agent = Self {
+            transport,
+            control,
+            generation: 0,
+            entry_cycles,
+            initramfs: None,
+            container: None,
+            programs: Vec::new(),
+            had_main: false,
+            joined: false,
+            writes_back: false,
+        };
+        let Err(failure) = agent.prepare(options).and_then(|()| agent.serve());
+        // The agent, and with it the connection, is still there to tell it.
+        power::fail(&failure)
+    }
+
+    fn prepare(&mut self, options: &BootOptions) -> Result<()> {
+        if let Some(root) = &options.root {
+            self.enter(root)?;
+        }
+        self.hello()?;
+        if self.initramfs.is_some() {
+            boot::furnish()?;
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, root: &Root) -> Result<()> {
+        self.initramfs = Some(boot::enter_root(root)?);
+        self.writes_back = matches!(root.upper, Upper::Ext4(_));
+        Ok(())
+    }
+
+    fn hello(&mut self) -> Result<()> {
+        self.control.queue(&GuestMessage::Hello(Hello {
+            version: VERSION,
+            generation: self.generation,
+            entry_cycles: self.entry_cycles,
+            hello_cycles: sys::cycles(),
+        }))?;
+        self.control.flush().doing("say hello to the host")
+    }
+
+    fn serve(&mut self) -> Result<Infallible> {
+        let mut scratch = vec![0; MAX_DATA];
+        loop {
+            let ready = self.wait()?;
+            for (token, flags) in &ready {
+                match *token {
+                    Token::Control => self.control_ready(*flags)?,
+                    Token::Program(index, source) => {
+                        if let Some(program) = self.programs.get_mut(index) {
+                            program.ready(source, *flags, &mut scratch)?;
+                        }
+                    }
+                }
+            }
+            self.finish_programs()?;
+            if self.control.is_blocked() && self.control.flush().is_err() {
+                self.lost_control(Errno::PIPE)?;
+            }
+        }
+    }
+
+    /// Waits until something is ready, and lists it.
+    fn wait(&mut self) -> Result<Vec<(Token, PollFlags)>> {
+        let mut tokens = vec![Token::Control];
+        let mut flags = PollFlags::IN;
+        flags.set(PollFlags::OUT, self.control.is_blocked());
+        let mut fds = vec![PollFd::from_borrowed_fd(self.control.as_fd(), flags)];
+        for (index, program) in self.programs.iter().enumerate() {
+            program.sources(|source, fd| {
+                tokens.push(Token::Program(index, source));
+                fds.push(fd);
+            });
+        }
+        let draining: Vec<usize> = (0..self.programs.len())
+            .filter(|i| self.programs.get(*i).is_some_and(Program::is_draining))
+            .collect();
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut fds, (!draining.is_empty()).then_some(&now)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno).doing("wait"),
+        }
+        let ready: Vec<_> = tokens
+            .into_iter()
+            .zip(fds.iter().map(PollFd::revents))
+            .filter(|(_, flags)| !flags.is_empty())
+            .collect();
+        drop(fds);
+        for index in draining {
+            if let Some(program) = self.programs.get_mut(index) {
+                program.end_output(|source| ready.iter().any(|(t, _)| *t == Token::Program(index, source)));
+            }
+        }
+        Ok(ready)
+    }
+
+    fn control_ready(&mut self, flags: PollFlags) -> Result<()> {
+        if flags.contains(PollFlags::ERR) {
+            let errno = self.control.error();
+            return self.lost_control(errno);
+        }
+        if flags.intersects(PollFlags::IN | PollFlags::HUP) {
+            if let Err(errno) = self.control.receive() {
+                return self.lost_control(errno);
+            }
+            while let Some(frame) = self.control.frames.next_frame()? {
+                let message = HostMessage::decode(frame)?;
+                self.handle(message)?;
+            }
+            if self.control.ended {
+                return self.lost_control(Errno::CONNRESET);
+            }
+        }
+        Ok(())
+    }
+
+    /// The control connection is gone. A machine that was restored from a snapshot makes a new one; a container
+    /// that has run ends with it.
+    fn lost_control(&mut self, errno: Errno) -> Result<()> {
+        let said_hello = !self.control.is_blocked();
+        if self.had_main || !self.programs.is_empty() || !said_hello {
+            if self.programs.is_empty() && self.had_main {
+                power::off();
+            }
+            power::remember_control(-1);
+            return Err(errno).doing("talk to the host");
+        }
+        self.control = connect(&self.transport)?;
+        self.generation += 1;
+        self.hello()
+    }
+
+    fn handle(&mut self, message: HostMessage) -> Result<()> {
+        match message {
+            HostMessage::Configure(configure) => self.configure(&configure),
+            HostMessage::Exec(exec) => self.exec(&exec),
+            HostMessage::Signal { id, signal } => {
+                if let Some(program) = self.program(id) {
+                    program.signal(signal);
+                }
+                Ok(())
+            }
+            HostMessage::Resize { id, size } => {
+                if let Some(program) = self.program(id) {
+                    program.resize(size);
+                }
+                Ok(())
+            }
+            HostMessage::Sync { token } => {
+                rustix::fs::sync();
+                Ok(self.control.queue(&GuestMessage::Synced { token })?)
+            }
+            HostMessage::Shutdown => self.shut_down(),
+        }
+    }
+
+    fn program(&self, id: u32) -> Option<&Program> {
+        self.programs.iter().find(|program| program.id == id)
+    }
+
+    fn configure(&mut self, configure: &Configure) -> Result<()> {
+        if self.had_main {
+            return Err(Failure::new("the host configured a container that runs already"));
+        }
+        match (&self.initramfs, &configure.root) {
+            (None, Some(root)) => {
+                self.enter(root)?;
+                boot::furnish()?;
+            }
+            (None, None) => return Err(Failure::new("neither the command line nor the host named a root")),
+            (Some(_), Some(_)) => {
+                return Err(Failure::new("the host named a root, but there is one already"));
+            }
+            (Some(_), None) => {}
+        }
+        let Some(initramfs) = &self.initramfs else { return Ok(()) };
+        let container = setup::configure(configure, initramfs.as_fd(), self.container.take())?;
+        self.writes_back |= container.has_shares;
+        self.container = Some(container);
+        Ok(self.control.queue(&GuestMessage::Ready)?)
+    }
+
+    fn exec(&mut self, exec: &Exec) -> Result<()> {
+        let id = exec.id;
+        let message = match self.try_exec(exec) {
+            Ok((program, pid)) => {
+                self.had_main |= program.is_main;
+                self.programs.push(program);
+                GuestMessage::Started { id, pid }
+            }
+            Err(Refusal { stage, errno, message }) => GuestMessage::ExecFailed { id, stage, errno, message },
+        };
+        Ok(self.control.queue(&message)?)
+    }
+
+    fn try_exec(&mut self, exec: &Exec) -> core::result::Result<(Program, u32), Refusal> {
+        let Some(container) = &self.container else {
+            return Err(Refusal::request("the container is not configured yet"));
+        };
+        if self.program(exec.id).is_some() {
+            return Err(Refusal::request("a running program has this id"));
+        }
+        let main = self.programs.iter().find(|program| program.is_main && program.exit.is_none());
+        match (exec.main, main) {
+            (true, _) if self.had_main => Err(Refusal::request("there was a main program already")),
+            (true, _) => spawn::start(exec, container, &self.transport, None),
+            (false, None) => Err(Refusal::request("no main program is running")),
+            (false, Some(main)) => {
+                if !self.joined {
+                    move_into_thread_name_spaces(main.pidfd(), ThreadNameSpaceType::PROCESS_ID).map_err(
+                        |errno| Refusal {
+                            stage: servin_init::proto::Stage::Namespace,
+                            errno: errno.raw_os_error(),
+                            message: "join the container's PID namespace".into(),
+                        },
+                    )?;
+                    self.joined = true;
+                }
+                spawn::start(exec, container, &self.transport, Some(main.pidfd()))
+            }
+        }
+    }
+
+    /// Sends what the programs have produced, and reports those that are through.
+    fn finish_programs(&mut self) -> Result<()> {
+        for program in &mut self.programs {
+            program.flush();
+        }
+        let mut index = 0;
+        while let Some(program) = self.programs.get(index) {
+            let Some(status) = program.finished() else {
+                index += 1;
+                continue;
+            };
+            program.finish();
+            let (id, is_main) = (program.id, program.is_main);
+            self.programs.remove(index);
+            let oom = status != ExitStatus::Code(0)
+                && self
+                    .container
+                    .as_ref()
+                    .and_then(|container| container.cgroup.as_ref())
+                    .is_some_and(|cgroup| setup::met_memory_limit(cgroup.as_fd()));
+            if is_main && self.writes_back {
+                // The host may stop the machine as soon as it knows of the exit.
+                rustix::fs::sync();
+            }
+            self.control.queue(&GuestMessage::Exited { id, status, oom })?;
+        }
+        Ok(())
+    }
+
+    /// Kills what runs, waits for it (the main program takes everything else in its PID namespace with it), and
+    /// powers off. A process that hangs in the kernel is not waited for longer than this.
+    fn shut_down(&mut self) -> Result<()> {
+        const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+        let running = || self.programs.iter().filter(|program| program.exit.is_none());
+        for program in running() {
+            program.signal(SIGKILL);
+        }
+        for program in running() {
+            let mut fds = [PollFd::from_borrowed_fd(program.pidfd(), PollFlags::IN)];
+            // Whatever it says, the next step is the same.
+            let _ = poll(&mut fds, Some(&PATIENCE));
+        }
+        power::off()
+    }
+}
+
+fn connect(transport: &Transport) -> Result<Link> {
+    let link = Link::connect(transport, Channel::HostControl).doing(format_args!(
+        "connect to the host by {}",
+        match transport {
+            Transport::Vsock => format!("vsock port {}", servin_init::proto::CONTROL_PORT),
+            Transport::Unix(name) => format!("the socket {name}/control"),
+        }
+    ))?;
+    power::remember_control(link.as_fd().as_raw_fd());
+    Ok(link)
+}

@@ -1,0 +1,18 @@
+//! Entry point, heap and memory functions.
+
+mod heap;
+mod memory;
+pub(crate) mod start;
+
+/// What the precompiled `alloc` names for unwinding. A panic ends the machine, so nothing ever unwinds.
+mod unwind {
+    #![allow(unsafe_code)] // Defines symbols.
+
+    core::arch::global_asm!(
+        ".globl _Unwind_Resume",
+        ".globl rust_eh_personality",
+        "_Unwind_Resume:",
+        "rust_eh_personality:",
+        "ud2",
+    );
+}
