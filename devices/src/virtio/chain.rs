@@ -264,8 +264,8 @@ impl io::Read for Reader<'_> {
     }
 }
 
-/// Writes the writable part of a chain.
-#[derive(Debug, Clone)]
+/// Writes the writable part of a chain. The default one has no room.
+#[derive(Debug, Clone, Default)]
 pub struct Writer<'m> {
     pieces: Pieces<'m>,
     written: usize,

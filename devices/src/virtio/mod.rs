@@ -7,6 +7,7 @@
 pub mod blk;
 pub mod chain;
 pub mod console;
+pub mod fs;
 pub mod interrupt;
 pub mod mmio;
 pub mod rng;
