@@ -8,6 +8,7 @@
 //! ```
 
 mod archive;
+mod base;
 mod config;
 mod contents;
 mod digest;
@@ -25,6 +26,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use archive::Source;
+pub use base::{BASE, BASE_ARCHIVE};
 pub use config::{HistoryStep, ImageConfig, Process, RootFs};
 pub use digest::{Digest, Hashing};
 pub use inspect::Step;

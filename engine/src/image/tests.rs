@@ -509,3 +509,52 @@ fn an_image_is_found_by_the_digest_of_its_manifest() {
     assert!(images.find(&format!("other@{}", image.manifest)).is_err());
     assert!(images.find(&format!("hello@{}", Digest::of(b""))).is_err());
 }
+
+/// What `engine/base/build.sh` makes, in a directory of its own.
+fn guest() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("base/build.sh");
+    let done =
+        std::process::Command::new(script).arg(dir.path()).env_remove("SERVIN_MINIROOTFS").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    dir
+}
+
+#[test]
+fn the_base_image_is_loaded_when_it_is_first_asked_for_and_when_it_is_new() {
+    let guest = guest();
+    let (_dir, store) = store();
+    let images = Images::new(&store);
+    assert!(matches!(images.find("servin/base"), Err(Error::NoSuchImage { .. })));
+    let find = |text: &str| images.find_or_base(text, guest.path(), &mut |_| {});
+    assert!(matches!(find("other"), Err(Error::NoSuchImage { .. })));
+    let image = find("servin/base").unwrap();
+    assert_eq!(image.config.process.cmd, ["/bin/sh"]);
+    let root = fs::read(images.root(&image).unwrap()).unwrap();
+    let found = crate::erofs::reader::read(&root);
+    assert!(
+        String::from_utf8_lossy(&found["/etc/os-release"].data).contains("ID=servin-base\nID_LIKE=alpine\n")
+    );
+    assert_eq!((found["/tmp"].mode, found["/root"].mode), (0o041777, 0o040700));
+    assert_eq!(found["/bin/sh"].data, b"/bin/busybox");
+    assert!(root.len() < 3 << 20, "{} bytes", root.len());
+
+    let loaded = image.loaded_ns;
+    assert_eq!(find("servin/base").unwrap().loaded_ns, loaded, "it was loaded again");
+    // Another version has another id, and a store that is older than the program follows it.
+    let old = format!("sha256:{}", "0".repeat(64));
+    let db = store.db();
+    db.execute("INSERT INTO images SELECT ?1, manifest, config, size, 7 FROM images", [&old]).unwrap();
+    db.execute("UPDATE tags SET image = ?1", [&old]).unwrap();
+    assert_eq!(find("servin/base:latest").unwrap().id, image.id);
+    // One that only has the name is the user's.
+    load(&store, &layout().tar()).unwrap();
+    images.tag("hello:1", &"servin/base".parse().unwrap()).unwrap();
+    assert_eq!(find("servin/base").unwrap().id, images.find("hello:1").unwrap().id);
+}
+
+#[test]
+fn the_base_image_is_the_same_whenever_it_is_built() {
+    let read = |dir: tempfile::TempDir| fs::read(dir.path().join(BASE_ARCHIVE)).unwrap();
+    assert!(read(guest()) == read(guest()));
+}
