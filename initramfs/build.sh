@@ -26,7 +26,10 @@ if [ "$size" -gt 153600 ]; then
     echo "initramfs: the agent has grown to $size bytes; 150 KiB are allowed, because each is paid at boot" >&2
     exit 1
 fi
-cp "$agent" "$out/servin-agent"
+# Whole or not at all: others may be reading them.
+new=$(mktemp -d "$out/new.XXXXXX")
+trap 'rm -rf "$new"' EXIT
+cp "$agent" "$new/servin-agent"
 CARGO_TARGET_DIR="$target" cargo run --quiet --locked --manifest-path "$root/initramfs/Cargo.toml" \
-    --example pack -- "$out/servin-agent" "$out/initramfs.cpio.new"
-mv "$out/initramfs.cpio.new" "$out/initramfs.cpio"
+    --example pack -- "$new/servin-agent" "$new/initramfs.cpio"
+mv "$new/servin-agent" "$new/initramfs.cpio" "$out/"

@@ -30,7 +30,11 @@ case ${1:-} in
     fi ;;
   :licenses) "$(scripts/tool.sh cargo-deny)" --all-features check licenses bans sources ;;
   :build-tests) nextest run --workspace --locked --no-run ;;
-  :unit) nextest run --workspace --locked --filterset 'not (package(servin-tests) & kind(test))' ;;
+  :unit)
+    status=0
+    nextest run --workspace --locked --filterset 'not (package(servin-tests) & kind(test))' || status=1
+    [ ! -f initramfs/agent/Cargo.toml ] || (cd initramfs/agent && cargo test --locked --lib) || status=1
+    exit $status ;;
   :doc) cargo test --doc --workspace --locked ;;
   :servin) cargo build --release --locked -p servin ;;
   :fuzz) scripts/fuzz-replay.sh ;;

@@ -285,6 +285,8 @@ impl Program {
                     }
                 }
                 Some(StreamMessage::StdinEof) => self.end_input(),
+                Some(StreamMessage::CloseStdout) => self.close_output(Source::Stdout),
+                Some(StreamMessage::CloseStderr) => self.close_output(Source::Stderr),
                 Some(_) => {}
                 None => {
                     if ended {

@@ -16,7 +16,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use servin_init::proto::*;
@@ -41,20 +41,40 @@ pub(crate) fn skipped() -> bool {
     false
 }
 
-/// The agent, built from this tree by the script that everybody uses.
+/// The agent, built from this tree by the script that everybody uses, unless it is newer than its sources.
 fn agent() -> &'static Path {
     static AGENT: OnceLock<PathBuf> = OnceLock::new();
     AGENT.get_or_init(|| {
         let initramfs = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let built = Command::new(initramfs.join("build.sh")).status().expect("initramfs/build.sh runs");
-        assert!(built.success(), "initramfs/build.sh: {built}");
-        initramfs.join("../target/guest/servin-agent").canonicalize().unwrap()
+        let agent = initramfs.join("../target/guest/servin-agent");
+        let sources =
+            ["src", "agent", "build.sh"].iter().filter_map(|source| newest(&initramfs.join(source)));
+        if newest(&agent) < sources.max() {
+            let built = Command::new(initramfs.join("build.sh")).status().expect("initramfs/build.sh runs");
+            assert!(built.success(), "initramfs/build.sh: {built}");
+        }
+        agent
     })
+}
+
+/// When the newest file at or below `path` was changed; `None` if there is none.
+fn newest(path: &Path) -> Option<SystemTime> {
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            let entries = entries.map(|entry| entry.unwrap());
+            entries
+                .filter(|entry| entry.file_name() != "target")
+                .filter_map(|entry| newest(&entry.path()))
+                .max()
+        }
+        Err(_) => fs::metadata(path).and_then(|metadata| metadata.modified()).ok(),
+    }
 }
 
 /// A machine's worth of agent.
 pub(crate) struct Guest {
     directory: PathBuf,
+    cgroup: Option<PathBuf>,
     process: Child,
     control_listener: UnixListener,
     stream_listener: UnixListener,
@@ -132,21 +152,30 @@ impl Guest {
         let (control_listener, stream_listener) = (listener("control"), listener("stream"));
         let root = Some(Root { lower: Lower::Directory("/image".into()), upper });
         let options = BootOptions { root, sockets: Some(name) }.to_string();
-        let process = Command::new("unshare")
-            .args(["--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child=KILL", "--root"])
-            .arg(&directory)
-            .arg("/init")
-            .env_clear()
-            .envs(options.split(' ').map(|option| option.split_once('=').unwrap()))
+        // A cgroup of its own, and below it the container's: this machine's are shared by all tests.
+        let cgroup = cgroup_root().map(|root| root.join(directory.file_name().unwrap()));
+        let enter = cgroup.as_ref().map_or(String::from(":"), |cgroup| {
+            fs::create_dir(cgroup).unwrap();
+            format!("echo $$ > {}/cgroup.procs", cgroup.display())
+        });
+        let unshare = "unshare --mount --uts --ipc --pid --cgroup --fork --kill-child=KILL --root";
+        let process = Command::new("sh")
+            .args([
+                "-c",
+                &format!("{enter} && exec env -i \"$@\" {unshare} {} /init", directory.display()),
+                "sh",
+            ])
+            .args(options.split(' '))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()
-            .expect("unshare(1) runs");
+            .expect("sh runs");
         let mut process = process;
         let control = accept(&control_listener, &mut process);
         let control = Wire::new(control, Channel::GuestControl);
-        let mut guest = Self { directory, process, control_listener, stream_listener, control, next_id: 1 };
+        let mut guest =
+            Self { directory, cgroup, process, control_listener, stream_listener, control, next_id: 1 };
         guest.hello(0);
         guest
     }
@@ -238,15 +267,24 @@ impl Drop for Guest {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = fs::remove_dir_all(&self.directory);
-        // The cgroups of this machine are not the guest's own: its group stays behind, and is shared by all tests,
-        // so only the last one can remove it.
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        for mount in mounts.lines().filter(|line| line.starts_with("cgroup2 ")) {
-            if let Some(path) = mount.split(' ').nth(1) {
-                let _ = fs::remove_dir(Path::new(path).join("container"));
+        if let Some(cgroup) = &self.cgroup {
+            // The kernel says nothing when a killed process has left its cgroup, so this asks.
+            let start = Instant::now();
+            while cgroup.exists() && start.elapsed() < Duration::from_secs(2) {
+                let _ = fs::remove_dir(cgroup.join("container"));
+                if fs::remove_dir(cgroup).is_err() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
         }
     }
+}
+
+/// Where this machine has cgroup v2 mounted.
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.starts_with("cgroup2 ") || line.contains(" cgroup2 "))?;
+    mount.split(' ').nth(1).map(PathBuf::from)
 }
 
 /// Takes a connection, unless the agent ends first.

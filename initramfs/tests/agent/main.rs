@@ -165,6 +165,16 @@ root_tests! {
         assert!(matches!(status, ExitStatus::Signal(SIGPIPE) | ExitStatus::Code(1)), "{status:?}");
     }
 
+    fn an_output_that_the_host_closes_is_broken_and_the_other_goes_on() {
+        let mut guest = guest();
+        let mut program = guest.start(sh("yes; echo yes ended with $? >&2"));
+        program.read_until("y");
+        program.stream.send(&StreamMessage::CloseStdout);
+        let outcome = guest.wait(program);
+        // yes is not PID 1, so the signal kills it.
+        assert_eq!(String::from_utf8_lossy(&outcome.stderr), "yes ended with 141\n");
+    }
+
     fn signals_reach_the_program_and_show_in_its_status() {
         let mut guest = guest();
         let mut program = guest.start(sh("trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 1000 & wait $!; done"));
