@@ -9,7 +9,7 @@
 //! ```
 
 use std::marker::PhantomData;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use servin_devices::event::Event;
@@ -33,7 +33,7 @@ const BACKEND: &str = "fake";
 pub struct Fake {
     caps: Caps,
     /// The machine that was made last.
-    last: Arc<Mutex<Option<Arc<Board>>>>,
+    last: Arc<Mutex<Weak<Board>>>,
 }
 
 impl Default for Fake {
@@ -54,6 +54,8 @@ impl Fake {
             triple_fault: true,
             doorbells: false,
             read_only: true,
+            executes_code: false,
+            starts_cpus: true,
             page_size: 0x4000,
         };
         Self { caps, last: Arc::default() }
@@ -67,10 +69,18 @@ impl Fake {
         fake
     }
 
+    /// A fake that starts only the first vCPU; the guest starts the others ([`FakeCpu::start_cpu`]).
+    #[must_use]
+    pub fn with_sleeping_cpus() -> Self {
+        let mut fake = Self::new();
+        fake.caps.starts_cpus = false;
+        fake
+    }
+
     /// The guest's side of vCPU `index` of the machine that was made last; `None` when there is no such vCPU.
     #[must_use]
     pub fn cpu(&self, index: u8) -> Option<FakeCpu> {
-        let board = Arc::clone(lock(&self.last).as_ref()?);
+        let board = lock(&self.last).upgrade()?;
         let link = Arc::clone(board.links.get(usize::from(index))?);
         Some(FakeCpu::new(board, link))
     }
@@ -94,7 +104,7 @@ impl Hypervisor for Fake {
             triggered: Condvar::new(),
             links: links.clone(),
         });
-        *lock(&self.last) = Some(Arc::clone(&board));
+        *lock(&self.last) = Arc::downgrade(&board);
         let slots = (0..)
             .zip(links)
             .map(|(index, link)| {

@@ -26,7 +26,6 @@ pub mod x86;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use entry::{Arm64Entry, Entry, X86Entry, X86Mode};
 use servin_devices::event::Event;
@@ -69,6 +68,11 @@ pub struct Caps {
     pub doorbells: bool,
     /// Regions can be mapped read-only ([`Plan::read_only`]).
     pub read_only: bool,
+    /// It executes guest code: a VM needs a kernel. The fake does not.
+    pub executes_code: bool,
+    /// It starts vCPUs other than the first by itself, as the guest asks (INIT and SIPI, PSCI inside). Where it does not,
+    /// they wait for [`Exit::CpuOn`].
+    pub starts_cpus: bool,
     /// The granule of guest memory regions in bytes.
     pub page_size: u64,
 }
@@ -207,7 +211,8 @@ pub trait Vcpu {
     /// The entry is for another architecture, or the host refused.
     fn set_entry(&mut self, entry: &Entry) -> Result<(), Error>;
 
-    /// Runs the guest until something other than an access stops it. Accesses are calls of `io`.
+    /// Runs the guest until something other than an access stops it. Accesses are calls of `io`. A guest that waits for
+    /// an interrupt waits in here, without spinning, until a line of its own, its timer or a kick ends the wait.
     ///
     /// After [`Exit::Kicked`] no access is half done, so that the vCPU may be saved.
     ///
@@ -251,10 +256,6 @@ pub trait GuestIo {
 pub enum Exit {
     /// Somebody kicked the vCPU.
     Kicked,
-    /// The guest waits for an interrupt, at most this long (`None`: no timer is set). Only where the hypervisor
-    /// does not wait by itself; run again when a line of this vCPU was triggered, when it was kicked or the time
-    /// is up.
-    Wait(Option<Duration>),
     /// The guest asks to start another vCPU (PSCI `CPU_ON`).
     CpuOn {
         /// The vCPU to start.
@@ -264,6 +265,8 @@ pub enum Exit {
         /// What it finds in its first register.
         context: u64,
     },
+    /// This vCPU turned itself off until another one starts it (PSCI `CPU_OFF`).
+    CpuOff,
     /// The guest powered off through the hypervisor.
     Off,
     /// The guest reset through the hypervisor, or by a triple fault.

@@ -79,6 +79,16 @@ impl FakeCpu {
         self.act(Request::Leave(Exit::Reset));
     }
 
+    /// Starts another vCPU (as PSCI `CPU_ON` does).
+    pub fn start_cpu(&self, cpu: u8, entry: u64, context: u64) {
+        self.act(Request::Leave(Exit::CpuOn { cpu, entry, context }));
+    }
+
+    /// Turns this vCPU off (as PSCI `CPU_OFF` does).
+    pub fn stop_cpu(&self) {
+        self.act(Request::Leave(Exit::CpuOff));
+    }
+
     /// Does something that no vCPU can go on from.
     pub fn fault(&self, fault: Fault) {
         self.act(Request::Leave(Exit::Fault(fault)));

@@ -57,6 +57,8 @@ impl Kvm {
             triple_fault: !pvm,
             doorbells: true,
             read_only: fd.check_extension(Cap::ReadonlyMem),
+            executes_code: true,
+            starts_cpus: true,
             page_size: 0x1000,
         };
         Ok(Self { fd, caps, cpuid })

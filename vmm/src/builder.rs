@@ -1,0 +1,254 @@
+//! Building a VM: memory, machine, devices, kernel.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use servin_devices::bus::Bus;
+use servin_devices::mem::Mem;
+use servin_devices::power::{
+    KEYBOARD_PORT, KeyboardReset, POWER_PORT, POWER_PORT_LEN, PowerPort, PowerRequest,
+};
+use servin_devices::serial::{COM1, COM1_GSI, SERIAL_LEN, Serial};
+use servin_devices::virtio::VirtioDevice;
+use servin_devices::virtio::mmio::{Activation, MMIO_LEN, MmioTransport, QUEUE_NOTIFY};
+
+use crate::boot::{self, Protocol, Source, cmdline};
+use crate::config::Config;
+use crate::error::Error;
+use crate::gate::{EventSink, Gate};
+use crate::hv::{self, Caps, Doorbell, Hypervisor, Plan};
+use crate::layout::{GSIS, VIRTIO_BASE, VIRTIO_GSI, VIRTIO_MAX, VIRTIO_STRIDE};
+use crate::legacy;
+use crate::memory;
+use crate::timeline::{Mark, Timeline};
+use crate::vcpu::{Io, Seat, Start};
+use crate::vm::{Device, ExitReason, Vm, VmEvent, describe};
+
+/// Says what a VM is made of, then makes it.
+#[derive(Default)]
+pub struct VmBuilder {
+    config: Config,
+    hypervisor: Option<Arc<dyn Hypervisor>>,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    serial: Option<Box<dyn Write + Send>>,
+    events: Option<EventSink>,
+    timeline: Timeline,
+}
+
+impl fmt::Debug for VmBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl VmBuilder {
+    /// A VM of 512 MiB with one vCPU, no devices and no kernel.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The hypervisor; this host's own by default.
+    #[must_use]
+    pub fn hypervisor(mut self, hypervisor: Arc<dyn Hypervisor>) -> Self {
+        self.hypervisor = Some(hypervisor);
+        self
+    }
+
+    /// Memory in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.config.memory_mib = mib;
+        self
+    }
+
+    /// Number of vCPUs, 1 to 8.
+    #[must_use]
+    pub fn cpus(mut self, cpus: u8) -> Self {
+        self.config.cpus = cpus;
+        self
+    }
+
+    /// The kernel: an ELF or bzImage file.
+    #[must_use]
+    pub fn kernel(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.kernel = Some(path.into());
+        self
+    }
+
+    /// An initramfs archive. Several are unpacked one after the other.
+    #[must_use]
+    pub fn initramfs(mut self, source: impl Into<Source>) -> Self {
+        self.config.initramfs.push(source.into());
+        self
+    }
+
+    /// Words behind the command line that the monitor makes. A second call adds to the first.
+    #[must_use]
+    pub fn cmdline_extra(mut self, words: &str) -> Self {
+        if !self.config.cmdline_extra.is_empty() {
+            self.config.cmdline_extra.push(' ');
+        }
+        self.config.cmdline_extra.push_str(words);
+        self
+    }
+
+    /// How the kernel is entered.
+    #[must_use]
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.config.protocol = protocol;
+        self
+    }
+
+    /// A virtio device. Devices get their places in the order of the calls.
+    #[must_use]
+    pub fn device(mut self, device: Box<dyn VirtioDevice>) -> Self {
+        self.devices.push(device);
+        self
+    }
+
+    /// A serial port whose output goes to `output`, which must not block for long: a vCPU waits for it.
+    #[must_use]
+    pub fn serial(mut self, output: Box<dyn Write + Send>) -> Self {
+        self.serial = Some(output);
+        self
+    }
+
+    /// Who is told of events, on the thread where they happen. Must not block.
+    #[must_use]
+    pub fn on_event(mut self, sink: impl Fn(VmEvent) + Send + Sync + 'static) -> Self {
+        self.events = Some(Box::new(sink));
+        self
+    }
+
+    /// When the process that wants the VM was executed: the first clock of the [`Timeline`].
+    #[must_use]
+    pub fn executed_at(self, when: Instant) -> Self {
+        self.timeline.mark_at(Mark::Exec, when);
+        self
+    }
+
+    /// Makes the VM. Nothing runs before [`Vm::start`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn build(self) -> Result<Vm, Error> {
+        let Self { config, hypervisor, devices, serial, events, timeline } = self;
+        config.check()?;
+        if devices.len() > VIRTIO_MAX {
+            return Err(Error::Config(format!(
+                "{} virtio devices; {VIRTIO_MAX} are possible",
+                devices.len()
+            )));
+        }
+        let hypervisor = hypervisor.map_or_else(hv::open, Ok)?;
+        let caps = hypervisor.caps().clone();
+        let words = cmdline::build(&caps, devices.len(), &config.cmdline_extra)?;
+        let mem = memory::anonymous(config.memory_mib, config.track_dirty)?;
+        let plan = Plan { track_dirty: config.track_dirty, ..Plan::new(Arc::clone(&mem), config.cpus, GSIS) };
+        let machine = hypervisor.create(&plan)?;
+        let gate = Arc::new(Gate::new(config.cpus, timeline.clone(), events));
+        gate.set_kicks(machine.slots.iter().map(|slot| slot.kick()).collect());
+        if !caps.starts_cpus {
+            gate.hold_all_but_first();
+        }
+
+        let mut mmio = Bus::new();
+        let ports = port_bus(&*machine.vm, &gate, serial)?;
+        let devices = (0_u64..)
+            .zip(devices)
+            .map(|(index, device)| attach(&*machine.vm, &mem, &gate, &mut mmio, index, device))
+            .collect::<Result<Vec<_>, _>>()?;
+        let entry = load(&config, &caps, &mem, &words)?;
+
+        let io = Io { mmio: Arc::new(mmio), ports: Arc::new(ports) };
+        let mut start = entry.map_or(Start::Reset, Start::Entry);
+        let seats = machine.slots.into_iter().map(|slot| Seat {
+            slot,
+            start: std::mem::replace(&mut start, Start::Reset),
+            io: io.clone(),
+            gate: Arc::clone(&gate),
+            timeline: timeline.clone(),
+        });
+        let seats = Mutex::new(seats.collect());
+        timeline.mark(Mark::Created);
+        Ok(Vm { gate, timeline, config, mem, machine: machine.vm, devices, seats, threads: Mutex::default() })
+    }
+}
+
+/// Loads the kernel. A hypervisor that executes no code (the fake) needs none.
+fn load(config: &Config, caps: &Caps, mem: &Mem, words: &str) -> Result<Option<hv::Entry>, Error> {
+    let Some(kernel) = &config.kernel else {
+        if caps.executes_code {
+            return Err(Error::Config("no kernel was given".to_owned()));
+        }
+        return Ok(None);
+    };
+    boot::load(&boot::Plan {
+        mem,
+        cpus: config.cpus,
+        kernel,
+        initramfs: &config.initramfs,
+        cmdline: words,
+        protocol: config.protocol,
+    })
+    .map(Some)
+}
+
+/// The ports of the machine: power, reset, serial, and what answers for a PC that is not there.
+fn port_bus(vm: &dyn hv::Vm, gate: &Arc<Gate>, serial: Option<Box<dyn Write + Send>>) -> Result<Bus, Error> {
+    let mut ports = Bus::new();
+    let power = || {
+        let gate = Arc::clone(gate);
+        Box::new(move |request| {
+            gate.end(Ok(match request {
+                PowerRequest::Off => ExitReason::Off,
+                PowerRequest::Reset => ExitReason::Reset,
+            }));
+        })
+    };
+    ports.attach(POWER_PORT, POWER_PORT_LEN, Arc::new(Mutex::new(PowerPort::new(power()))))?;
+    ports.attach(KEYBOARD_PORT, 1, Arc::new(Mutex::new(KeyboardReset::new(power()))))?;
+    match serial {
+        Some(output) => {
+            let serial = Serial::new(vm.irq_line(COM1_GSI)?, output);
+            ports.attach(COM1, SERIAL_LEN, Arc::new(Mutex::new(serial)))?;
+        }
+        None => legacy::attach_nothing(&mut ports, COM1, SERIAL_LEN)?,
+    }
+    legacy::attach(&mut ports)?;
+    Ok(ports)
+}
+
+/// Gives a device its place on the bus, its interrupt line and its doorbells.
+fn attach(
+    vm: &dyn hv::Vm,
+    mem: &Mem,
+    gate: &Arc<Gate>,
+    mmio: &mut Bus,
+    index: u64,
+    device: Box<dyn VirtioDevice>,
+) -> Result<Device, Error> {
+    let base = VIRTIO_BASE + index * VIRTIO_STRIDE;
+    let line = vm.irq_line(VIRTIO_GSI + u32::try_from(index).unwrap_or(GSIS))?;
+    let name = format!("virtio device {index} of type {}", device.id());
+    let faults = {
+        let (gate, name) = (Arc::clone(gate), name.clone());
+        Arc::new(move |source| gate.end(Err(Arc::new(Error::Device { device: name.clone(), source }))))
+    };
+    let transport = MmioTransport::new(device, Arc::clone(mem), line, Activation::Thread(faults))
+        .map_err(|source| Error::Device { device: name, source })?;
+    let offloads = (0..)
+        .zip(transport.doorbells())
+        .filter_map(|(queue, event)| {
+            vm.offload(Doorbell { addr: base + QUEUE_NOTIFY, len: 4, value: queue }, event)
+        })
+        .collect();
+    log::debug!("{} at {base:#x}", describe(&transport));
+    let transport = Arc::new(Mutex::new(transport));
+    mmio.attach(base, MMIO_LEN, Arc::<Mutex<MmioTransport>>::clone(&transport))?;
+    Ok(Device { transport, _offloads: offloads })
+}

@@ -1,0 +1,153 @@
+//! Guest RAM: one mapping per region, on huge pages where the host gives them; nothing is paid before it is touched.
+
+// A leaf that may use unsafe: madvise has no safe wrapper.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::num::NonZero;
+use std::sync::Arc;
+
+use servin_devices::mem::{GuestRam, Mem};
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
+
+use crate::error::Error;
+use crate::layout::{self, MIB};
+
+/// Size of a huge page, and of the pages that a dirty bitmap counts.
+const HUGE: usize = 2 << 20;
+const PAGE: NonZero<usize> = NonZero::new(0x1000).unwrap();
+
+/// Maps zeroed RAM of `mem_mib`. With `track_dirty` the pages that devices write are counted.
+///
+/// # Errors
+/// The size is out of range, or the host has no address space left.
+pub fn anonymous(mem_mib: u64, track_dirty: bool) -> Result<Mem, Error> {
+    map(mem_mib, |size| {
+        let region = aligned(size, track_dirty)?;
+        advise_huge(&region);
+        Ok(region)
+    })
+}
+
+/// Maps RAM of `mem_mib` over the contents of `file`, region after region from `offset` on. What the guest writes stays
+/// private to it: pages are copied when they are first written, and read from the file when first touched.
+///
+/// # Errors
+/// The size is out of range, or the file is too short.
+pub fn private(mem_mib: u64, file: File, offset: u64, track_dirty: bool) -> Result<Mem, Error> {
+    let file = Arc::new(file);
+    let mut at = offset;
+    map(mem_mib, |size| {
+        let from = FileOffset::from_arc(Arc::clone(&file), at);
+        at += size as u64;
+        if file.metadata()?.len() < at {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        builder(size, track_dirty)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+            .with_file_offset(from)
+            .build()
+            .map_err(plain)
+    })
+}
+
+type Region = MmapRegion<Option<AtomicBitmap>>;
+
+fn map(mem_mib: u64, mut region: impl FnMut(usize) -> io::Result<Region>) -> Result<Mem, Error> {
+    let failed = |source| Error::Memory { mib: mem_mib, source };
+    let mut regions = Vec::new();
+    for (base, len) in layout::ram(mem_mib)? {
+        let size = usize::try_from(len).map_err(|e| failed(io::Error::other(e)))?;
+        let mapping = region(size).map_err(failed)?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(base));
+        regions.push(region.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
+    }
+    GuestRam::from_regions(regions).map(Arc::new).map_err(|e| failed(io::Error::other(e)))
+}
+
+fn builder(size: usize, track_dirty: bool) -> MmapRegionBuilder<Option<AtomicBitmap>> {
+    let bitmap = track_dirty.then(|| AtomicBitmap::new(size, PAGE));
+    MmapRegionBuilder::new_with_bitmap(size, bitmap).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+}
+
+/// An anonymous mapping that begins on a huge page. Linux 6.7 and later do that by themselves; before, the mapping lies
+/// directly below the last one, so one more of the right size in between moves it there.
+fn aligned(size: usize, track_dirty: bool) -> io::Result<Region> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let map = || builder(size, track_dirty).with_mmap_flags(flags).build().map_err(plain);
+    let first = map()?;
+    let excess = first.as_ptr().addr() % HUGE;
+    if excess == 0 || size < HUGE {
+        return Ok(first);
+    }
+    drop(first);
+    let filler = MmapRegionBuilder::<()>::new(excess).with_mmap_flags(flags).build().map_err(plain)?;
+    let second = map()?;
+    drop(filler);
+    if second.as_ptr().addr() % HUGE != 0 {
+        // Only speed is lost: some pages at the ends stay small.
+        log::debug!("guest memory of {} MiB does not begin on a huge page", size as u64 / MIB);
+    }
+    Ok(second)
+}
+
+fn advise_huge(region: &Region) {
+    // SAFETY: the range is this mapping; the advice changes how it is backed, not what it holds.
+    let advised = unsafe {
+        rustix::mm::madvise(region.as_ptr().cast(), region.size(), rustix::mm::Advice::LinuxHugepage)
+    };
+    if let Err(error) = advised {
+        // A kernel without transparent huge pages.
+        log::debug!("huge pages for guest memory: {error}");
+    }
+}
+
+fn plain(error: MmapRegionError) -> io::Error {
+    match error {
+        MmapRegionError::Mmap(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+    use super::*;
+
+    #[test]
+    fn memory_beyond_4_gib_lies_behind_the_hole_and_costs_nothing() {
+        let mem = anonymous(16 * 1024, false).unwrap();
+        let regions: Vec<_> = mem.iter().map(|r| (r.start_addr().0, r.len())).collect();
+        assert_eq!(regions, layout::ram(16 * 1024).unwrap());
+        mem.write_obj(7_u8, GuestAddress(layout::RAM_HIGH)).unwrap();
+        assert!(mem.write_obj(7_u8, GuestAddress(layout::HOLE)).is_err());
+    }
+
+    #[test]
+    fn memory_begins_on_a_huge_page() {
+        let mem = anonymous(64, false).unwrap();
+        assert_eq!(mem.get_host_address(GuestAddress(0)).unwrap().addr() % HUGE, 0);
+    }
+
+    #[test]
+    fn private_memory_shows_the_file_and_leaves_it_alone() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(0x4000 + 32 * MIB).unwrap();
+        std::os::unix::fs::FileExt::write_at(&file, b"saved", 0x4000 + 0x1000).unwrap();
+        file.flush().unwrap();
+        let mem = private(32, file.try_clone().unwrap(), 0x4000, true).unwrap();
+        let mut data = [0; 5];
+        mem.read_slice(&mut data, GuestAddress(0x1000)).unwrap();
+        assert_eq!(&data, b"saved");
+        mem.write_slice(b"other", GuestAddress(0x1000)).unwrap();
+        std::os::unix::fs::FileExt::read_at(&file, &mut data, 0x4000 + 0x1000).unwrap();
+        assert_eq!(&data, b"saved");
+        assert!(private(64, file, 0x4000, false).is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! A virtual machine: start it, wait for it, pause, resume and stop it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use servin_devices::mem::Mem;
+use servin_devices::virtio::mmio::MmioTransport;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::gate::{End, Gate, Phase};
+use crate::hv;
+use crate::timeline::Timeline;
+use crate::vcpu;
+
+/// Why a VM ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The guest powered off.
+    Off,
+    /// The guest asked for a reset, which also ends the VM: whoever wants it again builds a new one.
+    Reset,
+    /// [`Vm::stop`] was called, or the VM was dropped.
+    Stopped,
+}
+
+/// Something that happened to a VM.
+#[derive(Debug, Clone)]
+pub enum VmEvent {
+    /// The vCPUs may run.
+    Started,
+    /// Every vCPU stands still.
+    Paused,
+    /// They may run again.
+    Resumed,
+    /// The VM ended; its threads are on their way out.
+    Ended(Result<ExitReason, Arc<Error>>),
+}
+
+/// A virtio device with its place on the bus.
+pub(crate) struct Device {
+    pub(crate) transport: Arc<Mutex<MmioTransport>>,
+    /// Doorbells that the hypervisor answers.
+    pub(crate) _offloads: Vec<hv::Offload>,
+}
+
+/// A virtual machine, made by [`crate::VmBuilder`]. Every method may be called from any thread (but a vCPU's or a device's
+/// own). Dropping it stops it and takes its threads, descriptors and mappings back.
+pub struct Vm {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) timeline: Timeline,
+    pub(crate) config: Config,
+    pub(crate) mem: Mem,
+    #[expect(dead_code, reason = "for snapshots, which follow")]
+    pub(crate) machine: Arc<dyn hv::Vm>,
+    pub(crate) devices: Vec<Device>,
+    /// vCPUs before the start.
+    pub(crate) seats: Mutex<Vec<vcpu::Seat>>,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Vm {
+    /// Starts every vCPU.
+    ///
+    /// # Errors
+    /// The VM was started before, or no thread can be had.
+    pub fn start(&self) -> Result<(), Error> {
+        self.gate.start(false)?;
+        self.spawn()
+    }
+
+    pub(crate) fn spawn(&self) -> Result<(), Error> {
+        let seats = std::mem::take(&mut *lock(&self.seats));
+        for seat in seats {
+            match vcpu::spawn(seat) {
+                Ok(thread) => lock(&self.threads).push(thread),
+                Err(error) => {
+                    self.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the VM has ended and its vCPUs are gone.
+    ///
+    /// # Errors
+    /// What ended the VM: a fault of the guest, of a device, of the hypervisor. Everybody who waits gets it.
+    pub fn wait(&self) -> Result<ExitReason, Arc<Error>> {
+        // Without a deadline there is always an end.
+        self.gate.wait_end(None).unwrap_or(Ok(ExitReason::Stopped))
+    }
+
+    /// Waits as [`Self::wait`], at most `limit`; `None` when the VM goes on.
+    pub fn wait_timeout(&self, limit: Duration) -> Option<Result<ExitReason, Arc<Error>>> {
+        self.gate.wait_end(Some(Instant::now() + limit))
+    }
+
+    /// Stops every vCPU between two instructions, with no access half done, and every device between two requests.
+    ///
+    /// # Errors
+    /// The VM is not running.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.gate.pause()?;
+        for device in &self.devices {
+            lock(&device.transport).pause();
+        }
+        Ok(())
+    }
+
+    /// Lets a paused VM go on.
+    ///
+    /// # Errors
+    /// The VM is not paused, or no thread can be had for a device (the VM stays paused).
+    pub fn resume(&self) -> Result<(), Error> {
+        if self.gate.phase() == Phase::Paused {
+            for device in &self.devices {
+                lock(&device.transport)
+                    .resume()
+                    .map_err(|source| Error::Device { device: describe(&lock(&device.transport)), source })?;
+            }
+        }
+        self.gate.resume()
+    }
+
+    /// Ends the VM at once, whatever the guest does. [`Self::wait`] tells when it is done.
+    pub fn stop(&self) {
+        self.gate.end(Ok(ExitReason::Stopped));
+    }
+
+    /// The clocks of this VM.
+    #[must_use]
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// What the VM was made of.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Guest RAM.
+    #[must_use]
+    pub fn mem(&self) -> &Mem {
+        &self.mem
+    }
+
+    /// Ends the VM with an error that somebody outside found.
+    pub fn fail(&self, error: Error) {
+        self.gate.end(End::Err(Arc::new(error)));
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.stop();
+        let this = std::thread::current().id();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // An event sink may hold the last reference; its own thread ends by itself.
+            if thread.thread().id() != this {
+                // A panic was caught inside and became the VM's end.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+pub(crate) fn describe(transport: &MmioTransport) -> String {
+    format!("virtio device of type {}", transport.device_id())
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
