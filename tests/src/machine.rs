@@ -1,1 +1,289 @@
-//! How the whole-machine tests find servin and run it.
+//! How the whole-machine tests find servin, run it with a deadline, and see what came of it.
+//!
+//! The tests run on whatever `/dev/kvm` there is: the machine's own, or the nested host's. Where there is none they
+//! print `skipped: no hypervisor`. On a host that emulates guest kernels (`kvm_pvm`) a start takes seconds, so most
+//! tests print `skipped: slow hypervisor` there; the nested host runs every one of them.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The longest that one command may take, on the slowest host there is.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The servin to be tested, with a data root of its own that goes when this does.
+#[derive(Debug)]
+pub struct Servin {
+    program: PathBuf,
+    root: tempfile::TempDir,
+    /// Variables of its environment besides `PATH` and `HOME`.
+    pub env: Vec<(String, String)>,
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to its standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to its standard error.
+    pub stderr: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Fails the test unless the command ended with `code` and wrote exactly `stdout`.
+    #[track_caller]
+    pub fn expect(&self, code: i32, stdout: &str) {
+        assert!(
+            self.code == Some(code) && self.stdout == stdout.as_bytes(),
+            "expected code {code} and output {stdout:?}, got {self:#?}"
+        );
+    }
+}
+
+/// Whether `/dev/kvm` can be used.
+pub fn hypervisor() -> bool {
+    File::options().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// Whether the hypervisor emulates guest kernels.
+pub fn slow() -> bool {
+    Path::new("/sys/module/kvm_pvm").exists()
+        && !["kvm_amd", "kvm_intel"].iter().any(|name| Path::new("/sys/module").join(name).exists())
+}
+
+/// The servin that was built: `$SERVIN_BIN`, else the release build, else the debug build.
+///
+/// # Panics
+/// If there is none: these tests are run by `make test`, which builds it.
+pub fn program() -> PathBuf {
+    if let Some(named) = env::var_os("SERVIN_BIN") {
+        return named.into();
+    }
+    let exe = env::current_exe().expect("the test knows its own path");
+    let target = exe.ancestors().nth(3).expect("the test lies in target/PROFILE/deps");
+    ["release", "debug"]
+        .iter()
+        .map(|profile| target.join(profile).join("servin"))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("no servin in {}: cargo build --release -p servin", target.display()))
+}
+
+impl Servin {
+    /// servin alone, for what needs no hypervisor.
+    pub fn without_machine() -> Self {
+        Self { program: program(), root: tempfile::tempdir().expect("a temporary folder"), env: Vec::new() }
+    }
+
+    /// servin on any hypervisor, a slow one included. `None`, and a line that says so, where there is none.
+    pub fn on_any_host() -> Option<Self> {
+        if hypervisor() {
+            return Some(Self::without_machine());
+        }
+        println!("skipped: no hypervisor");
+        None
+    }
+
+    /// servin on a hypervisor on which a start takes no seconds.
+    pub fn new() -> Option<Self> {
+        if hypervisor() && slow() {
+            println!("skipped: slow hypervisor (kvm_pvm); the nested host runs this test");
+            return None;
+        }
+        Self::on_any_host()
+    }
+
+    /// Where its images and containers are.
+    pub fn data_root(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// A folder for the test's own files.
+    pub fn folder(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A command with these words, its environment cleared but for what servin needs.
+    pub fn command<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, words: I) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear().env("SERVIN_DATA_ROOT", self.data_root()).env("HOME", self.root.path());
+        for name in ["PATH", "SERVIN_GUEST_DIR"] {
+            if let Some(value) = env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs servin with these words and waits for it.
+    #[track_caller]
+    pub fn go(&self, words: &[&str]) -> Outcome {
+        self.start(words).finish()
+    }
+
+    /// Runs servin with these words and `input` on its standard input.
+    #[track_caller]
+    pub fn go_with_input(&self, words: &[&str], input: &[u8]) -> Outcome {
+        let mut command = self.command(words);
+        command.stdin(Stdio::piped());
+        let mut running = Running::spawn(command);
+        let mut stdin = running.child.stdin.take().expect("a pipe");
+        let input = input.to_vec();
+        let writer = thread::spawn(move || stdin.write_all(&input));
+        let outcome = running.finish();
+        // A program that ends before it has read everything breaks the pipe: that is its right.
+        let _ = writer.join();
+        outcome
+    }
+
+    /// Starts servin with these words.
+    #[track_caller]
+    pub fn start(&self, words: &[&str]) -> Running {
+        Running::spawn(self.command(words))
+    }
+
+    /// Starts a command made by [`Servin::command`].
+    #[track_caller]
+    pub fn spawn(&self, command: Command) -> Running {
+        Running::spawn(command)
+    }
+}
+
+/// A servin that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub child: Child,
+    stdout: mpsc::Receiver<Vec<u8>>,
+    stderr: mpsc::Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+    started: Instant,
+}
+
+impl Running {
+    #[track_caller]
+    fn spawn(mut command: Command) -> Self {
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = child.stdout.take().map_or_else(|| mpsc::channel().1, drain);
+        let stderr = child.stderr.take().map_or_else(|| mpsc::channel().1, drain);
+        Self { child, stdout, stderr, seen: Vec::new(), started }
+    }
+
+    fn left(&self) -> Duration {
+        DEADLINE.saturating_sub(self.started.elapsed())
+    }
+
+    /// Waits until standard output holds `text`.
+    ///
+    /// # Panics
+    /// If the output ends, or the deadline passes, before it does.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) {
+        while !String::from_utf8_lossy(&self.seen).contains(text) {
+            match self.stdout.recv_timeout(self.left()) {
+                Ok(more) => self.seen.extend(more),
+                Err(error) => {
+                    let _ = self.child.kill();
+                    let stderr: Vec<u8> = self.stderr.iter().flatten().collect();
+                    panic!(
+                        "no {text:?} ({error}) in {:?}; standard error: {}",
+                        String::from_utf8_lossy(&self.seen),
+                        String::from_utf8_lossy(&stderr)
+                    );
+                }
+            }
+        }
+    }
+
+    /// Sends the servin process a signal, by name.
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -s {name} failed");
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// If the deadline passes; the process is killed then.
+    #[track_caller]
+    pub fn finish(mut self) -> Outcome {
+        let (mut stdout, mut stderr) = (std::mem::take(&mut self.seen), Vec::new());
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                break status;
+            }
+            if self.left().is_zero() {
+                let _ = self.child.kill();
+                stdout.extend(self.stdout.try_iter().flatten());
+                stderr.extend(self.stderr.try_iter().flatten());
+                panic!(
+                    "still running after {DEADLINE:?}; output {:?}, standard error {:?}",
+                    String::from_utf8_lossy(&stdout),
+                    String::from_utf8_lossy(&stderr)
+                );
+            }
+            // The end of the output is the event to wait for; a short wait serves when output was closed early.
+            match self.stdout.recv_timeout(Duration::from_millis(20).min(self.left())) {
+                Ok(more) => stdout.extend(more),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let took = self.started.elapsed();
+        stdout.extend(collect(&self.stdout));
+        stderr.extend(collect(&self.stderr));
+        Outcome { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).into_owned(), took }
+    }
+}
+
+/// What is still to come until the pipe closes; a process left behind that keeps it open fails the test.
+#[track_caller]
+fn collect(pipe: &mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
+    let mut all = Vec::new();
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match pipe.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(more) => all.extend(more),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return all,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("servin has ended, but its output is still open"),
+        }
+    }
+}
+
+fn drain(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => {
+                    if sender.send(buffer[..length].to_vec()).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    });
+    receiver
+}
