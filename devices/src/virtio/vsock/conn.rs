@@ -31,7 +31,7 @@ use super::packet::{Header, MAX_PAYLOAD, Op, SHUT_BOTH, SHUT_RECEIVE, SHUT_SEND,
 
 /// Where a connection stands; see the module's picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub(super) enum State {
     /// Dialed by the host, not answered yet.
     Requested,
     /// Carries data in at least one direction.
@@ -44,7 +44,7 @@ pub enum State {
 
 /// What a packet of the guest means for the host side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Nothing.
     Nothing,
     /// The guest accepted the host's request.
@@ -73,7 +73,7 @@ enum Starved {
 
 /// The state of one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Conn {
+pub(super) struct Conn {
     state: State,
     /// A REQUEST (when `Requested`) or a RESPONSE is to be sent.
     owes_opening: bool,
@@ -98,8 +98,7 @@ pub struct Conn {
 
 impl Conn {
     /// A connection that the host dials, with `alloc` bytes of buffer for what the guest will send.
-    #[must_use]
-    pub fn dialed(alloc: u32) -> Self {
+    pub(super) fn dialed(alloc: u32) -> Self {
         Self {
             state: State::Requested,
             owes_opening: true,
@@ -119,33 +118,29 @@ impl Conn {
     }
 
     /// A connection that the guest's `request` asked for and the host accepts.
-    #[must_use]
-    pub fn accepted(alloc: u32, request: &Header) -> Self {
+    pub(super) fn accepted(alloc: u32, request: &Header) -> Self {
         let mut conn = Self { state: State::Open, ..Self::dialed(alloc) };
         conn.hear_credit(request);
         conn
     }
 
     /// Where the connection stands.
-    #[must_use]
-    pub fn state(&self) -> State {
+    pub(super) fn state(&self) -> State {
         self.state
     }
 
     /// The directions that the guest closed: [`SHUT_SEND`], [`SHUT_RECEIVE`].
-    #[must_use]
-    pub fn guest_shut(&self) -> u32 {
+    pub(super) fn guest_shut(&self) -> u32 {
         self.guest_shut
     }
 
     /// Bytes that came from the guest and were not taken by the host yet; never more than our buffer.
-    #[must_use]
-    pub fn buffered(&self) -> u32 {
+    pub(super) fn buffered(&self) -> u32 {
         self.received.wrapping_sub(self.taken)
     }
 
     /// Takes in a packet of the guest for this connection. Its payload has been checked to be there.
-    pub fn receive(&mut self, header: &Header) -> Step {
+    pub(super) fn receive(&mut self, header: &Header) -> Step {
         let step = match (self.state, Op::from_number(header.op)) {
             (_, Some(Op::Reset)) => Step::Reset { clean: self.guest_shut == SHUT_BOTH },
             (_, None) => Step::Violation("unknown operation"),
@@ -215,52 +210,43 @@ impl Conn {
     }
 
     /// Whether the host may still send, credit or no credit.
-    #[must_use]
-    pub fn can_send(&self) -> bool {
+    pub(super) fn can_send(&self) -> bool {
         self.state == State::Open && self.guest_shut & SHUT_RECEIVE == 0 && self.shut & SHUT_SEND == 0
     }
 
     /// Bytes that may be sent to the guest now: its credit, at most [`MAX_PAYLOAD`].
-    #[must_use]
-    pub fn sendable(&self) -> u32 {
+    pub(super) fn sendable(&self) -> u32 {
         if self.can_send() { self.credit().min(MAX_PAYLOAD) } else { 0 }
     }
 
     /// The host has data, but the guest gives no credit.
-    pub fn starve(&mut self) {
+    pub(super) fn starve(&mut self) {
         if self.starved == Starved::No && self.can_send() && self.credit() == 0 {
             self.starved = Starved::Owed;
         }
     }
 
     /// The host took `count` of the buffered bytes.
-    pub fn taken(&mut self, count: u32) {
+    pub(super) fn taken(&mut self, count: u32) {
         self.taken = self.taken.wrapping_add(count.min(self.buffered()));
         self.settle();
     }
 
     /// The host will send no more, and all it sent was passed on.
-    pub fn host_done_sending(&mut self) {
+    pub(super) fn host_done_sending(&mut self) {
         self.shut |= SHUT_SEND;
         self.settle();
     }
 
     /// The host will take no more: what is buffered is dropped.
-    pub fn host_done_receiving(&mut self) {
+    pub(super) fn host_done_receiving(&mut self) {
         self.shut |= SHUT_RECEIVE;
         self.taken = self.received;
         self.settle();
     }
 
-    /// Whether the host will take no more.
-    #[must_use]
-    pub fn is_host_done_receiving(&self) -> bool {
-        self.shut & SHUT_RECEIVE != 0
-    }
-
     /// The guest closed both directions and the host has all it sent: answer with a reset and forget.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.guest_shut == SHUT_BOTH && self.buffered() == 0
     }
 
@@ -275,14 +261,17 @@ impl Conn {
     }
 
     /// Whether [`Self::next_packet`] has a packet.
-    #[must_use]
-    pub fn owes(&self) -> bool {
+    pub(super) fn owes(&self) -> bool {
         self.owes_urgent() || self.update_due()
     }
 
+    /// Whether the request or the response is still to be sent.
+    pub(super) fn owes_opening(&self) -> bool {
+        self.owes_opening
+    }
+
     /// Whether [`Self::next_packet`] has a packet that data does not make superfluous.
-    #[must_use]
-    pub fn owes_urgent(&self) -> bool {
+    pub(super) fn owes_urgent(&self) -> bool {
         match self.state {
             State::Requested => self.owes_opening,
             State::Open => self.owes_opening || self.shut != self.shut_told || self.starved == Starved::Owed,
@@ -298,7 +287,7 @@ impl Conn {
     }
 
     /// The next packet to send that carries no data, without its addresses.
-    pub fn next_packet(&mut self) -> Option<Header> {
+    pub(super) fn next_packet(&mut self) -> Option<Header> {
         if self.owes_urgent() {
             if self.owes_opening {
                 self.owes_opening = false;
@@ -319,7 +308,7 @@ impl Conn {
     }
 
     /// The header for `len` bytes of data, at most [`Self::sendable`], which are thereby sent.
-    pub fn data(&mut self, len: u32) -> Header {
+    pub(super) fn data(&mut self, len: u32) -> Header {
         self.sent = self.sent.wrapping_add(len);
         self.packet(Op::Data, len)
     }

@@ -106,7 +106,7 @@ impl Header {
 
     /// Puts a header together.
     #[must_use]
-    pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
+    pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         let mut rest = &mut bytes[..];
         for field in [
