@@ -18,6 +18,7 @@ use servin_devices::virtio::mmio::{Activation, MMIO_LEN, MmioTransport, QUEUE_NO
 use crate::boot::{self, Protocol, Source, cmdline};
 use crate::config::Config;
 use crate::error::Error;
+use crate::event::{ExitReason, VmEvent};
 use crate::gate::{EventSink, Gate};
 use crate::hv::{self, Caps, Doorbell, Hypervisor, Plan};
 use crate::layout::{GSIS, VIRTIO_BASE, VIRTIO_GSI, VIRTIO_MAX, VIRTIO_STRIDE};
@@ -25,7 +26,7 @@ use crate::legacy;
 use crate::memory;
 use crate::timeline::{Mark, Timeline};
 use crate::vcpu::{Io, Seat, Start};
-use crate::vm::{Device, ExitReason, Vm, VmEvent, describe};
+use crate::vm::{Device, Vm, describe};
 
 /// Says what a VM is made of, then makes it.
 #[derive(Default)]

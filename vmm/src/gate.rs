@@ -11,9 +11,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::event::{ExitReason, VmEvent};
 use crate::hv::{Entry, Kick, Vcpu};
 use crate::timeline::{Mark, Timeline};
-use crate::vm::{ExitReason, VmEvent};
 
 /// How a VM ended. The error is shared: everybody who waits gets it.
 pub(crate) type End = Result<ExitReason, Arc<Error>>;

@@ -8,10 +8,10 @@ use std::thread::{self, JoinHandle};
 use servin_devices::bus::Bus;
 
 use crate::error::Error;
+use crate::event::ExitReason;
 use crate::gate::{Gate, Pass};
 use crate::hv::{Arm64Entry, Entry, Exit, GuestIo, VcpuSlot, VcpuState};
 use crate::timeline::{Mark, Timeline};
-use crate::vm::ExitReason;
 
 /// How a vCPU begins.
 pub(crate) enum Start {

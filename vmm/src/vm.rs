@@ -10,34 +10,11 @@ use servin_devices::virtio::mmio::MmioTransport;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::event::ExitReason;
 use crate::gate::{End, Gate, Phase};
 use crate::hv;
 use crate::timeline::Timeline;
 use crate::vcpu;
-
-/// Why a VM ended without an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitReason {
-    /// The guest powered off.
-    Off,
-    /// The guest asked for a reset, which also ends the VM: whoever wants it again builds a new one.
-    Reset,
-    /// [`Vm::stop`] was called, or the VM was dropped.
-    Stopped,
-}
-
-/// Something that happened to a VM.
-#[derive(Debug, Clone)]
-pub enum VmEvent {
-    /// The vCPUs may run.
-    Started,
-    /// Every vCPU stands still.
-    Paused,
-    /// They may run again.
-    Resumed,
-    /// The VM ended; its threads are on their way out.
-    Ended(Result<ExitReason, Arc<Error>>),
-}
 
 /// A virtio device with its place on the bus.
 pub(crate) struct Device {
