@@ -55,15 +55,16 @@ pub const DEVICES: &[Module] = &[
     Apart("rtc", 3),
     Apart("power", 3),
     Below("testing", 4),
+    Below("virtio::fs::testing", 4),
 ];
 
 /// The modules of `servin-vmm`. The backends of `hv` are apart from each other.
 pub const VMM: &[Module] = &[
-    Below("layout", 3),
-    Below("memory", 3),
     Below("timeline", 3),
-    Below("config", 3),
     Below("error", 4),
+    Below("event", 4),
+    Below("layout", 4),
+    Below("memory", 4),
     Below("hv", 4),
     Apart("hv::kvm", 4),
     Apart("hv::hvf", 4),
@@ -71,6 +72,9 @@ pub const VMM: &[Module] = &[
     Apart("hv::fake", 4),
     Below("hv::conformance", 5),
     Below("boot", 5),
+    Below("config", 5),
+    Below("gate", 5),
+    Below("legacy", 5),
     Below("snapshot", 5),
     Below("vcpu", 5),
     Below("vm", 6),
