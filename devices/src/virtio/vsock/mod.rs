@@ -28,6 +28,8 @@ mod link;
 mod mux;
 pub mod packet;
 mod stream;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
