@@ -90,7 +90,10 @@ packages() {
 export -f packages
 
 # What each kind of work needs beyond a Rust toolchain, gcc and python3.
-packages_build=(gcc libc6-dev make)
+packages_build=(gcc g++ libc6-dev make)
 packages_guest=(binutils bc bison flex libelf-dev patch xz-utils busybox-static linux-source-6.12)
 packages_nested=(qemu-system-x86 xz-utils)
 packages_tools=(python3-venv python3-pip)
+
+# The guest of this tree, wherever the binaries lie.
+export SERVIN_GUEST_DIR=${SERVIN_GUEST_DIR:-$root/target/guest}
