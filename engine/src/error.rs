@@ -115,6 +115,11 @@ pub enum Error {
         /// What was asked for.
         reference: String,
     },
+    /// The image that comes with the program is nowhere.
+    #[error(
+        "the image servin/base is not in the store, and no guest directory has its base.tar: build it with \"make guest\""
+    )]
+    NoBaseImage,
     /// A prefix fits several images.
     #[error("\"{prefix}\" is the beginning of {count} image ids: give more of it")]
     AmbiguousImage {

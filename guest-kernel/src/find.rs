@@ -39,6 +39,15 @@ impl Guest {
         Self::search(explicit, named, exe.as_deref())
     }
 
+    /// The first of the usual places that holds `file`: for what a guest directory may have beside kernel and initramfs.
+    #[must_use]
+    pub fn locate(file: &'static str) -> Option<PathBuf> {
+        let named = env::var_os("SERVIN_GUEST_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        let exe = env::current_exe().and_then(|exe| exe.canonicalize()).ok();
+        let places = named.map_or_else(|| exe.as_deref().map(places).unwrap_or_default(), |dir| vec![dir]);
+        first(places, &[file]).ok()
+    }
+
     fn search(explicit: Option<&Path>, named: Option<PathBuf>, exe: Option<&Path>) -> Result<Self, Error> {
         let places = named.map_or_else(|| exe.map(places).unwrap_or_default(), |dir| vec![dir]);
         let Some(explicit) = explicit else {

@@ -2,7 +2,7 @@
 //! asked for. `base.id` beside it tells when a new version brought another one.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Digest, Image, Images, Platform, Progress, Reference, Source};
 use crate::{Error, Result};
@@ -17,15 +17,15 @@ const BASE_ID: &str = "base.id";
 const LABEL: &str = "servin.base";
 
 impl Images<'_> {
-    /// As [`Images::find`], and `servin/base` is loaded from the guest directory if the store does not have it, or has that of
-    /// another version. An image of this name that is not ours is left alone.
+    /// As [`Images::find`], and `servin/base` is loaded from the guest directory ([`guest_directory`]) if the store does not
+    /// have it, or has that of another version. An image of this name that is not ours is left alone.
     ///
     /// # Errors
-    /// Those of `find`, and those of [`Images::load`] for a damaged archive.
+    /// Those of `find`, [`Error::NoBaseImage`], and those of [`Images::load`] for a damaged archive.
     pub fn find_or_base(
         &self,
         text: &str,
-        guest: &Path,
+        guest: Option<&Path>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Image> {
         let is_base = text.parse::<Reference>().is_ok_and(|name| name.to_string() == BASE);
@@ -33,21 +33,28 @@ impl Images<'_> {
         if !is_base {
             return found;
         }
-        let stale = match &found {
-            Ok(image) => {
-                image.config.process.labels.contains_key(LABEL)
-                    && offered(guest).is_some_and(|offered| offered != image.id)
-            }
-            Err(Error::NoSuchImage { .. }) => true,
-            Err(_) => false,
+        let ours = match &found {
+            Ok(image) => image.config.process.labels.contains_key(LABEL).then_some(Some(image.id)),
+            Err(Error::NoSuchImage { .. }) => Some(None),
+            Err(_) => None,
         };
-        let archive = guest.join(BASE_ARCHIVE);
-        if stale && archive.exists() {
-            self.load(Source::Path(&archive), &Platform::native(), progress)?;
-            return self.find(text);
+        match (ours, guest) {
+            (Some(None), None) => Err(Error::NoBaseImage),
+            (Some(known), Some(guest))
+                if known.is_none() || offered(guest).is_some_and(|id| Some(id) != known) =>
+            {
+                self.load(Source::Path(&guest.join(BASE_ARCHIVE)), &Platform::native(), progress)?;
+                self.find(text)
+            }
+            _ => found,
         }
-        found
     }
+}
+
+/// The directory beside the program that holds the base image, if one does.
+#[must_use]
+pub fn guest_directory() -> Option<PathBuf> {
+    servin_guest_kernel::Guest::locate(BASE_ARCHIVE)
 }
 
 /// The id of the image in the guest directory, if it says one.

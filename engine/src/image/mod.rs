@@ -26,7 +26,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use archive::Source;
-pub use base::{BASE, BASE_ARCHIVE};
+pub use base::{BASE, BASE_ARCHIVE, guest_directory};
 pub use config::{HistoryStep, ImageConfig, Process, RootFs};
 pub use digest::{Digest, Hashing};
 pub use inspect::Step;

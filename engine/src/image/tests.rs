@@ -526,7 +526,9 @@ fn the_base_image_is_loaded_when_it_is_first_asked_for_and_when_it_is_new() {
     let (_dir, store) = store();
     let images = Images::new(&store);
     assert!(matches!(images.find("servin/base"), Err(Error::NoSuchImage { .. })));
-    let find = |text: &str| images.find_or_base(text, guest.path(), &mut |_| {});
+    let find = |text: &str| images.find_or_base(text, Some(guest.path()), &mut |_| {});
+    let without = images.find_or_base("servin/base", None, &mut |_| {});
+    assert!(matches!(without, Err(Error::NoBaseImage)));
     assert!(matches!(find("other"), Err(Error::NoSuchImage { .. })));
     let image = find("servin/base").unwrap();
     assert_eq!(image.config.process.cmd, ["/bin/sh"]);
