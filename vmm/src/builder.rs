@@ -14,6 +14,7 @@ use servin_devices::power::{
 use servin_devices::serial::{COM1, COM1_GSI, SERIAL_LEN, Serial};
 use servin_devices::virtio::VirtioDevice;
 use servin_devices::virtio::mmio::{Activation, MMIO_LEN, MmioTransport, QUEUE_NOTIFY};
+use servin_devices::virtio::vsock::{Vsock, VsockHost};
 
 use crate::boot::{self, Protocol, Source, cmdline};
 use crate::config::Config;
@@ -36,6 +37,7 @@ pub struct VmBuilder {
     devices: Vec<Box<dyn VirtioDevice>>,
     serial: Option<Box<dyn Write + Send>>,
     events: Option<EventSink>,
+    vsock: Option<(u64, VsockHost)>,
     timeline: Timeline,
 }
 
@@ -111,6 +113,13 @@ impl VmBuilder {
         self
     }
 
+    /// A socket device. The guest is `cid` (3 or more); `host` listens and connects, and so does [`Vm::vsock`].
+    #[must_use]
+    pub fn vsock(mut self, cid: u64, host: &VsockHost) -> Self {
+        self.vsock = Some((cid, host.clone()));
+        self
+    }
+
     /// A serial port whose output goes to `output`, which must not block for long: a vCPU waits for it.
     #[must_use]
     pub fn serial(mut self, output: Box<dyn Write + Send>) -> Self {
@@ -137,8 +146,12 @@ impl VmBuilder {
     /// # Errors
     /// See [`Error`].
     pub fn build(self) -> Result<Vm, Error> {
-        let Self { config, hypervisor, devices, serial, events, timeline } = self;
+        let Self { config, hypervisor, mut devices, serial, events, vsock, timeline } = self;
         config.check()?;
+        if let Some((cid, host)) = &vsock {
+            let device = Vsock::new(*cid, host).map_err(Error::host("making the socket device"))?;
+            devices.push(Box::new(device));
+        }
         if devices.len() > VIRTIO_MAX {
             return Err(Error::Config(format!(
                 "{} virtio devices; {VIRTIO_MAX} are possible",
@@ -176,7 +189,17 @@ impl VmBuilder {
         });
         let seats = Mutex::new(seats.collect());
         timeline.mark(Mark::Created);
-        Ok(Vm { gate, timeline, config, mem, machine: machine.vm, devices, seats, threads: Mutex::default() })
+        Ok(Vm {
+            gate,
+            timeline,
+            config,
+            mem,
+            machine: machine.vm,
+            devices,
+            vsock: vsock.map(|(_, host)| host),
+            seats,
+            threads: Mutex::default(),
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use servin_devices::mem::Mem;
 use servin_devices::virtio::mmio::MmioTransport;
+use servin_devices::virtio::vsock::VsockHost;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -33,6 +34,7 @@ pub struct Vm {
     #[expect(dead_code, reason = "for snapshots, which follow")]
     pub(crate) machine: Arc<dyn hv::Vm>,
     pub(crate) devices: Vec<Device>,
+    pub(crate) vsock: Option<VsockHost>,
     /// vCPUs before the start.
     pub(crate) seats: Mutex<Vec<vcpu::Seat>>,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
@@ -112,6 +114,13 @@ impl Vm {
     /// Ends the VM at once, whatever the guest does. [`Self::wait`] tells when it is done.
     pub fn stop(&self) {
         self.gate.end(Ok(ExitReason::Stopped));
+    }
+
+    /// The host's side of the socket device, where there is one: `connect` to a port of the guest, `listen` on one of the
+    /// host.
+    #[must_use]
+    pub fn vsock(&self) -> Option<&VsockHost> {
+        self.vsock.as_ref()
     }
 
     /// The clocks of this VM.

@@ -24,6 +24,17 @@ pub fn build(caps: &Caps, devices: usize, extra: &str) -> Result<String, Error> 
     if extra.chars().any(char::is_control) {
         return Err(Error::Config("the kernel command line has control characters".to_owned()));
     }
+    let words = || extra.split(' ');
+    if caps.emulates_kernel && words().any(|word| word == "noxsave" || word.starts_with("clearcpuid=xsave,"))
+    {
+        // User code runs natively there and sees the CPU's own CPUID.
+        return Err(Error::Unsupported {
+            what: "a kernel that does not save extended registers",
+            why: "on this host user programs see and use AVX all the same, and would find each other's values in it; \
+                  leave noxsave away"
+                .to_owned(),
+        });
+    }
     let mut line = BASE.to_owned();
     if caps.emulates_kernel {
         line.push(' ');
@@ -61,6 +72,13 @@ mod tests {
         assert!(line.ends_with(
             " virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0004000:6 quiet -- one"
         ));
+    }
+
+    #[test]
+    fn a_kernel_that_would_corrupt_vector_registers_is_refused() {
+        let caps = Caps { emulates_kernel: true, ..Fake::new().caps().clone() };
+        assert!(matches!(build(&caps, 0, "quiet noxsave"), Err(Error::Unsupported { .. })));
+        assert!(build(&caps, 0, "quiet").unwrap().contains("servin.pvm"));
     }
 
     #[test]
