@@ -24,9 +24,11 @@ pub fn build(caps: &Caps, devices: usize, extra: &str) -> Result<String, Error> 
     if extra.chars().any(char::is_control) {
         return Err(Error::Config("the kernel command line has control characters".to_owned()));
     }
-    let words = || extra.split(' ');
-    if caps.emulates_kernel && words().any(|word| word == "noxsave" || word.starts_with("clearcpuid=xsave,"))
-    {
+    let hides_xsave = |word: &str| {
+        let cleared = word.strip_prefix("clearcpuid=").unwrap_or_default();
+        word == "noxsave" || cleared.split(',').any(|feature| feature == "xsave")
+    };
+    if caps.emulates_kernel && extra.split(' ').any(hides_xsave) {
         // User code runs natively there and sees the CPU's own CPUID.
         return Err(Error::Unsupported {
             what: "a kernel that does not save extended registers",
@@ -77,7 +79,9 @@ mod tests {
     #[test]
     fn a_kernel_that_would_corrupt_vector_registers_is_refused() {
         let caps = Caps { emulates_kernel: true, ..Fake::new().caps().clone() };
-        assert!(matches!(build(&caps, 0, "quiet noxsave"), Err(Error::Unsupported { .. })));
+        for words in ["quiet noxsave", "clearcpuid=smap,xsave"] {
+            assert!(matches!(build(&caps, 0, words), Err(Error::Unsupported { .. })));
+        }
         assert!(build(&caps, 0, "quiet").unwrap().contains("servin.pvm"));
     }
 
