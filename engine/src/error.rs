@@ -87,6 +87,45 @@ pub enum Error {
         count: usize,
     },
 
+    /// Neither the request nor the image says what to run.
+    #[error("no command was given, and the image names none")]
+    NoCommand,
+    /// The container has no monitor.
+    #[error("container {name} is not running")]
+    NotRunning {
+        /// Its name.
+        name: String,
+    },
+    /// The container lives.
+    #[error("container {name} is running: stop it first, or use --force")]
+    Running {
+        /// Its name.
+        name: String,
+    },
+    /// A directory or file that was to be shared cannot be.
+    #[error("cannot share {} with the container: {why}", path.display())]
+    Share {
+        /// The host's path.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The guest kernel or initramfs is not there or not usable.
+    #[error(transparent)]
+    Guest(#[from] servin_guest_kernel::Error),
+    /// The virtual machine cannot be made.
+    #[error("cannot make the virtual machine")]
+    Machine(#[from] servin_vmm::Error),
+    /// The root file system's disk cannot be opened.
+    #[error("cannot attach the root file system")]
+    Disk(#[source] servin_devices::virtio::blk::OpenError),
+    /// The connection to the guest cannot be made.
+    #[error("cannot make the connection to the guest")]
+    Vsock(#[source] io::Error),
+    /// The monitor could not be forked.
+    #[error("cannot start the monitor process")]
+    Fork(#[source] io::Error),
+
     /// A reference does not follow the grammar.
     #[error("invalid image reference \"{text}\": {why}")]
     Reference {
@@ -248,4 +287,16 @@ impl Error {
             _ => Error::Database { what, source },
         }
     }
+}
+
+/// What failed and why, in one line: the error and its sources.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(reason) = source {
+        text.push_str(": ");
+        text.push_str(&reason.to_string());
+        source = reason.source();
+    }
+    text.replace('\n', " ")
 }

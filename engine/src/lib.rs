@@ -19,12 +19,14 @@ pub mod erofs;
 mod error;
 pub mod host;
 pub mod image;
+pub mod monitor;
+pub mod process;
 pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod time;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, chain};
 
 /// Version of the protocol that engine and guest speak.
 pub const GUEST_PROTOCOL: u32 = servin_init::proto::VERSION;

@@ -3,7 +3,6 @@
 mod env;
 mod keys;
 mod run;
-mod signal;
 mod size;
 #[cfg(test)]
 mod tests;

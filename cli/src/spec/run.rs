@@ -6,9 +6,9 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, Request, RootSource, Text};
+use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, Request, RootSource, Text, signal};
 
-use super::{env, keys, signal, size, volume};
+use super::{env, keys, size, volume};
 use crate::args;
 use crate::error::{Error, Result};
 

@@ -37,7 +37,7 @@ const NAMES: &[(&str, u8)] = &[
 ];
 
 /// The number of a signal written as `15`, `TERM` or `SIGTERM` in any case, or `RTMIN+3`.
-pub(crate) fn number(text: &str) -> Result<u8, String> {
+pub fn number(text: &str) -> Result<u8, String> {
     let bad = || "it is the name or number of a signal, as TERM or 15".to_owned();
     if let Ok(number) = text.parse::<u8>() {
         return if (1..=64).contains(&number) { Ok(number) } else { Err(bad()) };

@@ -1,0 +1,191 @@
+//! Which containers live, and what to do about those that died without saying so.
+//!
+//! A monitor holds a lock on `run/ID/lock` for its life; the kernel frees it however the monitor ends. So the truth
+//! about a container is its lock, never a process id. Every command that reads the table first brings rows of dead
+//! monitors to their end ([`reconcile`]).
+//!
+//! ```text
+//! run/.lock      held while run directories are made, judged or removed
+//! run/ID/lock    held by the monitor
+//! run/ID/control.sock
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+
+use super::record::Config;
+use crate::store::{Record, State, Store, now_ns};
+use crate::{Error, Result};
+
+/// Exit code of a container whose monitor was killed: as if it had been killed itself.
+const KILLED: i32 = 137;
+
+/// A living container's directory; dropped without [`RunDir::remove`] it is left for [`reconcile`].
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Makes the directory and takes its lock.
+    pub(crate) fn create(root: &Path, id: &str) -> Result<Self> {
+        let run = run_root(root)?;
+        let _judging = lock_all(&run)?;
+        let path = run.join(id);
+        DirBuilder::new().mode(0o700).create(&path).map_err(|source| Error::io("make", &path, source))?;
+        let lock = open_lock(&path.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| Error::io("lock", &path, error.into()))?;
+        Ok(RunDir { path, _lock: lock })
+    }
+
+    /// The socket on which later commands are served.
+    pub(crate) fn listen(&self) -> Result<UnixListener> {
+        let path = self.path.join("control.sock");
+        let fail = |source| Error::io("listen on", &path, source);
+        // By way of the directory's descriptor: a socket's path has at most 107 bytes.
+        let dir = open_dir(&self.path).map_err(fail)?;
+        let listener = UnixListener::bind(short_path(&dir)).map_err(fail)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(fail)?;
+        Ok(listener)
+    }
+
+    /// Removes the directory; the lock is free afterwards.
+    pub(crate) fn remove(self) -> Result<()> {
+        let run = self.path.parent().unwrap_or(&self.path);
+        let _judging = lock_all(run)?;
+        remove_tree(&self.path)
+    }
+}
+
+/// Connects to a container's monitor.
+///
+/// # Errors
+/// [`Error::NotRunning`] if there is none.
+pub fn connect(store: &Store, record: &Record) -> Result<UnixStream> {
+    let path = store.root().join("run").join(&record.id);
+    let not_running = |_| Error::NotRunning { name: record.name.clone() };
+    let dir = open_dir(&path).map_err(not_running)?;
+    UnixStream::connect(short_path(&dir)).map_err(not_running)
+}
+
+/// Brings containers whose monitor is gone to their end: a row that says it lives becomes `exited` with a reason, or goes
+/// with everything else if it was to be removed.
+pub fn reconcile(store: &Store) -> Result<()> {
+    let run = store.root().join("run");
+    if !run.is_dir() {
+        return Ok(());
+    }
+    let _judging = lock_all(&run)?;
+    let mut living = std::collections::HashSet::new();
+    for entry in fs::read_dir(&run).map_err(|source| Error::io("read", &run, source))? {
+        let entry = entry.map_err(|source| Error::io("read", &run, source))?;
+        let Some(id) = entry.file_name().to_str().filter(|name| !name.starts_with('.')).map(str::to_owned)
+        else {
+            continue;
+        };
+        match File::open(entry.path().join("lock")) {
+            Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() => {
+                living.insert(id);
+                continue;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::io("open", entry.path(), source)),
+        }
+        if let Some(record) = store.containers().get(&id)? {
+            bury(store, record, true)?;
+        }
+        remove_tree(&entry.path())?;
+    }
+    // Rows without a directory: the machine went down between the two, or a removal was cut.
+    for record in store.containers().list()? {
+        let lives = matches!(record.state, State::Running | State::Paused | State::Removing);
+        if lives && !living.contains(&record.id) {
+            bury(store, record, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the row of a container that has no monitor.
+fn bury(store: &Store, mut record: Record, started: bool) -> Result<()> {
+    let remove = serde_json::from_str::<Config>(&record.config).is_ok_and(|config| config.request.remove);
+    match record.state {
+        State::Removing => return remove_container(store, &record),
+        State::Exited => {}
+        State::Created if !started => return Ok(()),
+        State::Created | State::Running | State::Paused => {
+            if remove {
+                return remove_container(store, &record);
+            }
+            record.error = match record.state {
+                State::Created => "its monitor was killed during the start".into(),
+                _ => "its monitor was killed".into(),
+            };
+            record.state = State::Exited;
+            record.exit_code = Some(KILLED);
+            record.pid = None;
+            record.finished_ns = Some(now_ns());
+            store.containers().update(&record)?;
+        }
+    }
+    if remove { remove_container(store, &record) } else { Ok(()) }
+}
+
+/// Removes a container that does not live, its files first.
+pub(crate) fn remove_container(store: &Store, record: &Record) -> Result<()> {
+    store.containers().advance(&record.id, record.state, State::Removing)?;
+    remove_tree(&store.container_dir(&record.id))?;
+    store.containers().remove(&record.id)?;
+    Ok(())
+}
+
+/// The directory of living containers.
+fn run_root(root: &Path) -> Result<PathBuf> {
+    let run = root.join("run");
+    match DirBuilder::new().mode(0o700).create(&run) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("make", &run, source)),
+        _ => Ok(run),
+    }
+}
+
+fn lock_all(run: &Path) -> Result<File> {
+    let lock = open_lock(&run.join(".lock"))?;
+    loop {
+        match flock(&lock, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("lock", run, error.into())),
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    options.open(path).map_err(|source| Error::io("open", path, source))
+}
+
+fn open_dir(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn short_path(dir: &impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/control.sock", dir.as_fd().as_raw_fd()))
+}
+
+/// Removes a tree; links are removed, not followed.
+fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, source)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,46 @@
+//! The virtual machine as the session needs it. `crate::container::machine` has the real one; tests have a guest that is
+//! a thread.
+
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use servin_init::proto::Hello;
+
+/// Why a machine is not running any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The guest powered off.
+    Off,
+    /// The machine cannot go on.
+    Failed(String),
+}
+
+/// When the machine reached the steps of its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BootClocks {
+    pub(crate) vm_created: Option<Instant>,
+    pub(crate) kernel_entered: Option<Instant>,
+    pub(crate) init_started: Option<Instant>,
+}
+
+/// A machine that has been started.
+pub(crate) trait Machine {
+    /// Descriptors that become readable when there is news.
+    fn sources(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// A connection that the guest opened since the last call, with the port it asked for.
+    fn accept(&mut self) -> Option<(u32, UnixStream)>;
+
+    /// The guest's agent said hello.
+    fn said_hello(&mut self, hello: &Hello, now: Instant);
+
+    /// Why it ended, once it has.
+    fn ended(&mut self) -> Option<Ended>;
+
+    /// Ends it at once, if it has not ended, and waits for its threads.
+    fn kill(&mut self);
+
+    /// When the steps of its start were reached.
+    fn clocks(&self) -> BootClocks;
+}

@@ -1,0 +1,29 @@
+//! The monitor: the process that owns one container's virtual machine.
+//!
+//! There is no daemon. `servin run` forks early, and the child is the monitor: it makes the machine, keeps the
+//! container's record, and serves commands over an inherited socket pair and over a control socket. It ends with the
+//! container; killed, it takes the machine with it, and the next command sees from its free lock what happened.
+//!
+//! ```text
+//!   command --- wire ---> session <--- servin_init::proto (vsock) ---> agent in the guest
+//!   command --- wire ------^  |
+//!                             '---> log, record
+//! ```
+
+mod client;
+mod guest;
+mod launch;
+mod link;
+pub mod log;
+pub(crate) mod machine;
+mod program;
+pub(crate) mod session;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod wire;
+
+pub(crate) use client::merge_env;
+pub use launch::Launch;
+pub(crate) use launch::{MachinePlan, Share};

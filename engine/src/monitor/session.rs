@@ -1,0 +1,408 @@
+//! The monitor's loop: one machine, its programs, and the clients that watch them.
+//!
+//! ```text
+//!  booting --Hello--> preparing --Started--> running --main program over--> closing --machine off--> ended
+//!     |                   |                     |                              |
+//!     '-------------------'---------------------'--- kill, failure ------------'
+//! ```
+//!
+//! One thread, one `poll`. Nothing here blocks but the poll: connections keep what could not be written, and a program
+//! whose output a client does not read is not read from either.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use servin_init::proto::{Configure, Encode, Exec, Frames, HostMessage};
+
+use super::client::Client;
+use super::link::Link;
+use super::log::Log;
+use super::machine::{Ended, Machine};
+use super::program::{Outcome, Program};
+use super::wire::{Clocks, Exit, Failure, Tell};
+
+/// The main program's id.
+pub(super) const MAIN: u32 = 1;
+/// Unsent bytes of a client above which the program it watches is not read.
+const MOST_UNSENT: usize = 256 * 1024;
+/// How long the guest may take to write back and power off.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+/// How long a killed program may take to be gone before the machine is ended.
+pub(super) const KILL: Duration = Duration::from_secs(5);
+
+/// Remembers what became of the container.
+pub(crate) trait Record {
+    /// The main program runs.
+    fn started(&mut self);
+    /// It is over, for this reason if it was a failure. All of the container's traces outside its record go now.
+    fn ended(&mut self, exit: &Exit, error: &str);
+}
+
+/// What the session starts with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// Sent to the guest when it says hello.
+    pub(crate) configure: Configure,
+    /// The main program.
+    pub(crate) main: Exec,
+    /// How long the guest may take to say hello.
+    pub(crate) deadline: Duration,
+    /// The signal that `stop` sends.
+    pub(crate) stop_signal: u8,
+    /// How long `stop` waits.
+    pub(crate) stop_timeout: Duration,
+    /// The guest has something to write back before it may be ended.
+    pub(crate) needs_shutdown: bool,
+    /// When the command was executed.
+    pub(crate) began: Instant,
+}
+
+/// The container's life so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Waiting for the guest's hello.
+    Booting,
+    /// Waiting for the main program.
+    Preparing,
+    /// The main program runs.
+    Running,
+    /// It is over; the machine ends.
+    Closing,
+    /// Clients are told the last.
+    Ended,
+}
+
+/// Whose descriptor is ready.
+#[derive(Debug, Clone, Copy)]
+enum Who {
+    Machine,
+    Listener,
+    Control,
+    /// A connection that has not said whose stream it is.
+    Unnamed(usize),
+    Stream(u32),
+    Client(u64),
+}
+
+/// The state of the loop.
+pub(crate) struct Session<M, R> {
+    pub(super) machine: M,
+    pub(super) record: R,
+    pub(super) start: Start,
+    pub(super) phase: Phase,
+    pub(super) control: Option<(Link, Frames)>,
+    pub(super) unnamed: Vec<(Link, Frames)>,
+    pub(super) programs: BTreeMap<u32, Program>,
+    pub(super) clients: BTreeMap<u64, Client>,
+    pub(super) listener: Option<UnixListener>,
+    pub(super) log: Option<Log>,
+    pub(super) clocks: Clocks,
+    /// The signal that ended the start, or that kills.
+    pub(super) killed_by: Option<u8>,
+    /// When the main program is killed for not having stopped.
+    pub(super) stop_at: Option<Instant>,
+    /// When the machine is ended whatever the guest does.
+    pub(super) end_at: Option<Instant>,
+    boot_until: Instant,
+    pub(super) next_program: u32,
+    pub(super) next_client: u64,
+    last: Option<Outcome>,
+}
+
+impl<M: Machine, R: Record> Session<M, R> {
+    /// A session around a machine that has been started.
+    pub(crate) fn new(machine: M, record: R, start: Start, log: Option<Log>) -> Self {
+        let boot_until = Instant::now() + start.deadline;
+        let main = Program::new(start.main.terminal.is_some(), start.main.stdin);
+        Session {
+            machine,
+            record,
+            start,
+            phase: Phase::Booting,
+            control: None,
+            unnamed: Vec::new(),
+            programs: BTreeMap::from([(MAIN, main)]),
+            clients: BTreeMap::new(),
+            listener: None,
+            log,
+            clocks: Clocks::default(),
+            killed_by: None,
+            stop_at: None,
+            end_at: None,
+            boot_until,
+            next_program: MAIN + 1,
+            next_client: 1,
+            last: None,
+        }
+    }
+
+    /// Serves later commands on this socket.
+    pub(crate) fn listen(&mut self, listener: UnixListener) {
+        self.listener = listener.set_nonblocking(true).is_ok().then_some(listener);
+    }
+
+    /// Adds the command that asked for the container. With `watching` it sees the main program and gives its input;
+    /// without it is told of the start alone.
+    pub(crate) fn launcher(&mut self, stream: UnixStream, watching: bool) {
+        if let Ok(link) = Link::new(stream) {
+            let client = Client::launcher(link, watching, self.start.main.stdin);
+            self.clients.insert(0, client);
+        }
+    }
+
+    /// Runs until the container has ended and every client was told, and gives the exit code.
+    pub(crate) fn run(mut self) -> u8 {
+        loop {
+            self.settle();
+            if self.phase == Phase::Ended && self.clients.is_empty() {
+                return match &self.last {
+                    Some(Outcome::Exited(exit)) => exit.code,
+                    Some(Outcome::Failed(failure)) => failure.code,
+                    None => 125,
+                };
+            }
+            let ready = self.poll();
+            for who in ready {
+                match who {
+                    Who::Machine => self.on_machine(),
+                    Who::Listener => self.on_listener(),
+                    Who::Control => self.on_control(),
+                    Who::Unnamed(index) => self.on_unnamed(index),
+                    Who::Stream(id) => self.on_stream(id),
+                    Who::Client(id) => self.on_client(id),
+                }
+            }
+            self.on_time(Instant::now());
+        }
+    }
+
+    fn poll(&mut self) -> Vec<Who> {
+        let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let mut all: Vec<(Who, BorrowedFd<'_>, PollFlags)> = Vec::new();
+        let flags = |read: bool, link: &Link| {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, read);
+            flags.set(PollFlags::OUT, link.pending() > 0);
+            flags
+        };
+        if self.phase < Phase::Ended {
+            all.extend(self.machine.sources().into_iter().map(|fd| (Who::Machine, fd, PollFlags::IN)));
+            if let Some(listener) = &self.listener {
+                all.push((Who::Listener, listener.as_fd(), PollFlags::IN));
+            }
+            if let Some((link, _)) = &self.control {
+                all.push((Who::Control, link.as_fd(), flags(true, link)));
+            }
+            for (index, (link, _)) in self.unnamed.iter().enumerate() {
+                all.push((Who::Unnamed(index), link.as_fd(), flags(true, link)));
+            }
+            for (id, program) in &self.programs {
+                if let Some(stream) = &program.stream {
+                    let read = self
+                        .clients
+                        .values()
+                        .all(|client| client.watching != Some(*id) || client.link.pending() < MOST_UNSENT);
+                    all.push((Who::Stream(*id), stream.link.as_fd(), flags(read, &stream.link)));
+                }
+            }
+        }
+        for (id, client) in &self.clients {
+            all.push((Who::Client(*id), client.link.as_fd(), flags(!client.leaving, &client.link)));
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            all.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
+        if let Err(error) = rustix::event::poll(&mut fds, timeout.as_ref())
+            && error != rustix::io::Errno::INTR
+        {
+            log::error!("cannot poll: {error}");
+            std::thread::sleep(Duration::from_millis(100));
+            return Vec::new();
+        }
+        // An unnamed connection is taken out of its list by index: the last first.
+        let mut ready: Vec<Who> = all
+            .iter()
+            .zip(&fds)
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|((who, ..), _)| *who)
+            .collect();
+        ready.reverse();
+        ready
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let boot = (self.phase == Phase::Booting).then_some(self.boot_until);
+        [boot, self.stop_at, self.end_at].into_iter().flatten().min()
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        if self.phase == Phase::Booting && now >= self.boot_until {
+            let text = format!("the guest did not start within {} s", self.start.deadline.as_secs());
+            self.fail(125, text, Some("see \"servin doctor\""));
+        }
+        if self.stop_at.is_some_and(|at| now >= at) {
+            self.stop_at = None;
+            self.kill_main(9);
+        }
+        if self.end_at.is_some_and(|at| now >= at) {
+            self.end_at = None;
+            if self.phase < Phase::Closing {
+                let code = 128 + self.killed_by.unwrap_or(9);
+                self.close(Outcome::Exited(Exit { code, oom: false }));
+            }
+            self.finish();
+        }
+    }
+
+    fn on_machine(&mut self) {
+        while let Some((port, stream)) = self.machine.accept() {
+            self.on_connection(port, stream);
+        }
+        match self.machine.ended() {
+            None => {}
+            Some(_) if self.phase >= Phase::Closing => self.finish(),
+            Some(Ended::Off) => self.fail(125, "the virtual machine powered off by itself".into(), None),
+            Some(Ended::Failed(why)) => self.fail(125, format!("the virtual machine failed: {why}"), None),
+        }
+    }
+
+    /// Sends to the guest's agent.
+    pub(super) fn tell_guest(&mut self, message: &HostMessage) {
+        if let Some((link, _)) = &mut self.control {
+            if let Err(error) = message.encode(link.out()) {
+                log::error!("cannot send to the guest: {error}");
+            }
+            link.flush();
+        }
+    }
+
+    /// Kills the main program with this signal, or the start before it runs; ends the machine if that does not help.
+    pub(super) fn kill_main(&mut self, signal: u8) {
+        let now = Instant::now();
+        if self.phase < Phase::Running {
+            self.killed_by = Some(signal);
+            self.end_at = Some(now);
+        } else if self.phase == Phase::Running {
+            if signal == 9 {
+                self.killed_by = Some(signal);
+                self.end_at.get_or_insert(now + KILL);
+            }
+            self.tell_guest(&HostMessage::Signal { id: MAIN, signal });
+        }
+    }
+
+    /// Ends everything for a reason of our own.
+    pub(super) fn fail(&mut self, code: u8, text: String, hint: Option<&str>) {
+        log::error!("{text}");
+        self.close(Outcome::Failed(Failure { code, text, hint: hint.map(str::to_owned) }));
+        self.finish();
+    }
+
+    /// The main program is over: ends the machine.
+    pub(super) fn close(&mut self, outcome: Outcome) {
+        if self.phase >= Phase::Closing {
+            return;
+        }
+        let ran = self.phase == Phase::Running && matches!(outcome, Outcome::Exited(_));
+        self.phase = Phase::Closing;
+        self.stop_at = None;
+        self.clocks.exited = Some(self.microseconds(Instant::now()));
+        self.last = Some(outcome);
+        if ran && self.start.needs_shutdown && self.control.is_some() {
+            self.end_at = Some(Instant::now() + SHUTDOWN);
+            self.tell_guest(&HostMessage::Shutdown);
+        } else {
+            self.finish();
+        }
+    }
+
+    /// The machine is off or is ended now; the record is written and clients are told.
+    fn finish(&mut self) {
+        if self.phase != Phase::Closing {
+            return;
+        }
+        self.phase = Phase::Ended;
+        self.end_at = None;
+        self.machine.kill();
+        (self.control, self.listener, self.log) = (None, None, None);
+        self.unnamed.clear();
+        let boot = self.machine.clocks();
+        self.clocks.vm_created = boot.vm_created.map(|at| self.microseconds(at));
+        self.clocks.kernel_entered = boot.kernel_entered.map(|at| self.microseconds(at));
+        self.clocks.init_started = boot.init_started.map(|at| self.microseconds(at));
+        let outcome = self.last.clone().unwrap_or(Outcome::Exited(Exit { code: 125, oom: false }));
+        match &outcome {
+            Outcome::Exited(exit) => self.record.ended(exit, ""),
+            Outcome::Failed(failure) => {
+                self.record.ended(&Exit { code: failure.code, oom: false }, &failure.text);
+            }
+        }
+        let tell = match &outcome {
+            Outcome::Exited(exit) => Tell::Exited(exit.clone()),
+            Outcome::Failed(failure) => Tell::Failed(failure.clone()),
+        };
+        // Programs beside the main one die with it.
+        let killed = Tell::Exited(Exit { code: 137, oom: false });
+        for client in self.clients.values_mut() {
+            if client.leaving {
+                continue;
+            }
+            if client.watching.is_none_or(|id| id == MAIN) {
+                client.tell(&Tell::Clocks(self.clocks));
+                client.tell(&tell);
+            } else {
+                client.tell(&killed);
+            }
+            client.leaving = true;
+        }
+    }
+
+    /// Brings programs and clients that are over to their end.
+    fn settle(&mut self) {
+        if self.phase < Phase::Closing && self.programs.get(&MAIN).is_some_and(Program::is_over) {
+            let outcome = self.programs.get(&MAIN).and_then(|main| main.outcome.clone());
+            if let Some(outcome) = outcome {
+                self.close(outcome);
+            }
+        }
+        let over: Vec<u32> = self
+            .programs
+            .iter()
+            .filter(|(id, program)| **id != MAIN && program.is_over())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            let Some(outcome) = self.programs.remove(&id).and_then(|program| program.outcome) else {
+                continue;
+            };
+            let tell = match outcome {
+                Outcome::Exited(exit) => Tell::Exited(exit),
+                Outcome::Failed(failure) => Tell::Failed(failure),
+            };
+            for client in self.clients.values_mut().filter(|client| client.watching == Some(id)) {
+                client.tell(&tell);
+                client.leaving = true;
+            }
+        }
+        for client in self.clients.values_mut() {
+            client.link.flush();
+        }
+        let gone: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.link.is_broken() || (client.leaving && client.link.pending() == 0))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.drop_client(id);
+        }
+    }
+
+    /// Microseconds between the command's start and `at`.
+    pub(super) fn microseconds(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start.began).as_micros()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,346 @@
+//! A guest that is a few threads: it speaks the agent's wire and has programs of its own, one for each behaviour that the
+//! session must meet. And a client, as a command is.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use servin_devices::event::Event;
+use servin_init::proto::{
+    CONTROL_PORT, Channel, Encode, Exec, ExitStatus, Frames, GuestMessage, Hello, HostMessage, STREAM_PORT,
+    Stage, StreamMessage, VERSION,
+};
+
+use super::machine::{BootClocks, Ended, Machine};
+use super::wire::{Ask, Decoder, Exit, Message, Tell};
+
+/// How long a test waits for anything.
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
+
+/// The machine's side of the fake.
+pub(crate) struct FakeMachine {
+    connections: Receiver<(u32, UnixStream)>,
+    shared: Arc<Shared>,
+}
+
+/// What the guest's threads and the machine share.
+struct Shared {
+    event: Event,
+    ended: Mutex<Option<Ended>>,
+    sender: Mutex<Sender<(u32, UnixStream)>>,
+    control: Mutex<UnixStream>,
+    log: Mutex<Vec<String>>,
+}
+
+/// What a test sees of the guest.
+#[derive(Clone)]
+pub(super) struct FakeGuest(Arc<Shared>);
+
+impl FakeGuest {
+    /// What reached the guest, and the machine's end.
+    pub(super) fn log(&self) -> Vec<String> {
+        self.0.log.lock().unwrap().clone()
+    }
+
+    /// Ends the machine under the session.
+    pub(super) fn end(&self, ended: Ended) {
+        *self.0.ended.lock().unwrap() = Some(ended);
+        self.0.event.signal();
+    }
+}
+
+impl Shared {
+    fn connect(&self, port: u32) -> UnixStream {
+        let (mine, theirs) = UnixStream::pair().unwrap();
+        self.sender.lock().unwrap().send((port, theirs)).unwrap();
+        self.event.signal();
+        mine
+    }
+
+    fn say(&self, message: &GuestMessage) {
+        let _ = self.control.lock().unwrap().write_all(&message.to_frame().unwrap());
+    }
+
+    fn note(&self, text: impl Into<String>) {
+        self.log.lock().unwrap().push(text.into());
+    }
+}
+
+/// A guest that says hello with this version or not at all, and its machine.
+pub(super) fn guest(version: Option<u32>) -> (FakeMachine, FakeGuest) {
+    let (sender, connections) = mpsc::channel();
+    let (control, theirs) = UnixStream::pair().unwrap();
+    let shared = Arc::new(Shared {
+        event: Event::new().unwrap(),
+        ended: Mutex::new(None),
+        sender: Mutex::new(sender.clone()),
+        control: Mutex::new(control.try_clone().unwrap()),
+        log: Mutex::default(),
+    });
+    sender.send((CONTROL_PORT, theirs)).unwrap();
+    shared.event.signal();
+    let machine = FakeMachine { connections, shared: Arc::clone(&shared) };
+    let guest = FakeGuest(Arc::clone(&shared));
+    if let Some(version) = version {
+        shared.say(&GuestMessage::Hello(Hello { version, ..Hello::default() }));
+    }
+    thread::spawn(move || serve(&shared, control));
+    (machine, guest)
+}
+
+fn serve(shared: &Arc<Shared>, mut control: UnixStream) {
+    let mut frames = Frames::new(Channel::HostControl);
+    let mut programs: HashMap<u32, Sender<Input>> = HashMap::new();
+    loop {
+        while let Some(frame) = frames.next_frame().unwrap() {
+            match HostMessage::decode(frame).unwrap() {
+                HostMessage::Configure(configure) => {
+                    shared.note(format!("configure {}", configure.hostname));
+                    shared.say(&GuestMessage::Ready);
+                }
+                HostMessage::Exec(exec) => {
+                    let (sender, inputs) = mpsc::channel();
+                    programs.insert(exec.id, sender.clone());
+                    let shared = Arc::clone(shared);
+                    thread::spawn(move || program(&shared, &exec, &sender, &inputs));
+                }
+                HostMessage::Signal { id, signal } => {
+                    shared.note(format!("signal {id} {signal}"));
+                    let _ = programs.get(&id).map(|program| program.send(Input::Signal(signal)));
+                }
+                HostMessage::Resize { size, .. } => {
+                    shared.note(format!("resize {}x{}", size.cols, size.rows))
+                }
+                HostMessage::Sync { token } => shared.say(&GuestMessage::Synced { token }),
+                HostMessage::Shutdown => {
+                    shared.note("shutdown");
+                    *shared.ended.lock().unwrap() = Some(Ended::Off);
+                    shared.event.signal();
+                }
+            }
+        }
+        match control.read(frames.space()) {
+            Ok(count) if count > 0 => frames.advance(count),
+            _ => return,
+        }
+    }
+}
+
+/// What reaches a program.
+enum Input {
+    Data(Vec<u8>),
+    Eof,
+    CloseStdout,
+    Signal(u8),
+}
+
+fn program(shared: &Arc<Shared>, exec: &Exec, sender: &Sender<Input>, inputs: &Receiver<Input>) {
+    let id = exec.id;
+    let words: Vec<String> =
+        exec.argv.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let name = words[0].as_str();
+    let refuse = |errno| {
+        shared.say(&GuestMessage::ExecFailed {
+            id,
+            stage: Stage::Program,
+            errno,
+            message: format!("exec {name}"),
+        });
+    };
+    match name {
+        "nope" => return refuse(2),
+        "denied" => return refuse(13),
+        _ => {}
+    }
+    let mut stream = shared.connect(STREAM_PORT);
+    let mut send = |message: StreamMessage<'_>| stream.write_all(&message.to_frame().unwrap()).is_ok();
+    send(StreamMessage::Hello { id });
+    shared.say(&GuestMessage::Started { id, pid: 1 });
+    let exit = |status, oom| shared.say(&GuestMessage::Exited { id, status, oom });
+    let next = || inputs.recv_timeout(LIMIT).ok();
+    let mut status = ExitStatus::Code(0);
+    match name {
+        "echo" => {
+            send(StreamMessage::Stdout(format!("{}\n", words[1..].join(" ")).as_bytes()));
+        }
+        "both" => {
+            send(StreamMessage::Stdout(b"out"));
+            send(StreamMessage::Stderr(b"err"));
+        }
+        "exit" => status = ExitStatus::Code(words[1].parse().unwrap()),
+        "late" => {
+            // The exit overtakes the output.
+            exit(ExitStatus::Code(4), false);
+            thread::sleep(Duration::from_millis(100));
+            send(StreamMessage::Stdout(b"last words"));
+        }
+        "wait" => loop {
+            match next() {
+                Some(Input::Signal(signal)) => break status = ExitStatus::Signal(signal),
+                Some(_) => {}
+                None => return,
+            }
+        },
+        "stubborn" => while next().is_some() {},
+        "oom" => {
+            return (
+                send(StreamMessage::StdoutEof),
+                send(StreamMessage::StderrEof),
+                exit(ExitStatus::Signal(9), true),
+            )
+                .2;
+        }
+        "cat" | "yes" => {
+            let mut input = stream.try_clone().unwrap();
+            let sender = sender.clone();
+            thread::spawn(move || read_input(&mut input, &sender));
+            let mut send =
+                |message: StreamMessage<'_>| stream.write_all(&message.to_frame().unwrap()).is_ok();
+            if name == "cat" {
+                loop {
+                    match next() {
+                        Some(Input::Data(data)) => send(StreamMessage::Stdout(&data)),
+                        Some(Input::Eof) => break,
+                        Some(_) => true,
+                        None => return,
+                    };
+                }
+            } else {
+                while !matches!(inputs.try_recv(), Ok(Input::CloseStdout)) {
+                    if !send(StreamMessage::Stdout(&b"y\n".repeat(8192))) {
+                        return;
+                    }
+                }
+                status = ExitStatus::Signal(13);
+            }
+        }
+        other => panic!("no program {other}"),
+    }
+    let mut send = |message: StreamMessage<'_>| stream.write_all(&message.to_frame().unwrap()).is_ok();
+    send(StreamMessage::StdoutEof);
+    send(StreamMessage::StderrEof);
+    if name != "late" {
+        exit(status, false);
+    }
+}
+
+fn read_input(stream: &mut UnixStream, sender: &Sender<Input>) {
+    let mut frames = Frames::new(Channel::HostStream);
+    loop {
+        while let Some(frame) = frames.next_frame().unwrap() {
+            let input = match StreamMessage::decode(frame).unwrap() {
+                StreamMessage::Stdin(data) => Input::Data(data.to_vec()),
+                StreamMessage::StdinEof => Input::Eof,
+                StreamMessage::CloseStdout => Input::CloseStdout,
+                _ => continue,
+            };
+            let _ = sender.send(input);
+        }
+        match stream.read(frames.space()) {
+            Ok(count) if count > 0 => frames.advance(count),
+            _ => return,
+        }
+    }
+}
+
+impl Machine for FakeMachine {
+    fn sources(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.shared.event.as_fd()]
+    }
+    fn accept(&mut self) -> Option<(u32, UnixStream)> {
+        self.shared.event.take();
+        self.connections.try_recv().ok()
+    }
+    fn said_hello(&mut self, hello: &Hello, _: Instant) {
+        assert_eq!(hello.version, VERSION);
+    }
+    fn ended(&mut self) -> Option<Ended> {
+        self.shared.ended.lock().unwrap().clone()
+    }
+    fn kill(&mut self) {
+        self.shared.note("killed");
+    }
+    fn clocks(&self) -> BootClocks {
+        BootClocks::default()
+    }
+}
+
+/// What the record was told.
+#[derive(Clone, Default)]
+pub(super) struct FakeRecord(pub(super) Arc<Mutex<Vec<String>>>);
+
+impl super::session::Record for FakeRecord {
+    fn started(&mut self) {
+        self.0.lock().unwrap().push("started".into());
+    }
+    fn ended(&mut self, exit: &Exit, error: &str) {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("ended {} oom={} {error}", exit.code, exit.oom).trim_end().into());
+    }
+}
+
+/// A command's end of a connection.
+pub(super) struct Client {
+    pub(super) stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Client {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        Client { stream, decoder: Decoder::default() }
+    }
+
+    pub(super) fn ask(&mut self, ask: &Ask) {
+        let mut frame = Vec::new();
+        ask.encode(&mut frame);
+        self.stream.write_all(&frame).unwrap();
+    }
+
+    /// The next message; `None` at the end of the connection.
+    pub(super) fn next(&mut self) -> Option<Tell> {
+        loop {
+            if let Some(tell) = self.decoder.next_message().unwrap() {
+                return Some(tell);
+            }
+            let mut buf = [0; 4096];
+            match self.stream.read(&mut buf).expect("a message within the limit") {
+                0 => return None,
+                count => self.decoder.push(&buf[..count]),
+            }
+        }
+    }
+
+    /// Messages up to one that fits, which must come.
+    pub(super) fn until(&mut self, fits: impl Fn(&Tell) -> bool) -> Vec<Tell> {
+        let mut seen = Vec::new();
+        loop {
+            let tell = self.next().unwrap_or_else(|| panic!("the connection ended after {seen:?}"));
+            let done = fits(&tell);
+            seen.push(tell);
+            if done {
+                return seen;
+            }
+        }
+    }
+
+    /// Everything up to the end: standard output, standard error, and the last message.
+    pub(super) fn finish(&mut self) -> (Vec<u8>, Vec<u8>, Option<Tell>) {
+        let (mut out, mut err, mut last) = (Vec::new(), Vec::new(), None);
+        while let Some(tell) = self.next() {
+            match tell {
+                Tell::Stdout(data) => out.extend(data),
+                Tell::Stderr(data) => err.extend(data),
+                other => last = Some(other),
+            }
+        }
+        (out, err, last)
+    }
+}

@@ -1,0 +1,400 @@
+//! The frames between a command and a container's monitor, over a socket pair or the control socket.
+//!
+//! ```text
+//! 0        4      5            5 + length
+//! | length | kind |  body ...  |
+//!   u32 LE   u8
+//! ```
+//!
+//! Program input and output are raw bodies; everything else is JSON. Input is sent against credit: at most
+//! [`INPUT_WINDOW`] bytes may be on their way, [`Tell::InputTaken`] returns what the guest has taken, so that a program
+//! which does not read never blocks a signal behind its input. Output needs no credit: order is wanted, and a client
+//! that does not read stops only the program it watches.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::container::Text;
+
+/// Most bytes of input that may be sent before the guest has taken them.
+pub const INPUT_WINDOW: usize = 256 * 1024;
+/// Most bytes of one data frame.
+pub const MOST_DATA: usize = 64 * 1024;
+/// Most bytes of a frame's body.
+const MOST_BODY: usize = 4 << 20;
+const HEADER: usize = 5;
+
+/// What the two sides of a control connection must agree on.
+pub const VERSION: u32 = 1;
+
+/// One of the two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// Standard output, or the terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+}
+
+/// First on a control connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`] of the client.
+    pub version: u32,
+}
+
+/// One more program in a running container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<Text>,
+    /// Added to the container's variables: `NAME=value`, or `NAME` to remove one.
+    pub env: Vec<Text>,
+    /// Instead of the container's working directory.
+    pub cwd: Option<Text>,
+    /// Instead of the container's user.
+    pub user: Option<String>,
+    /// On a terminal of this size.
+    pub terminal: Option<Size>,
+    /// Input follows.
+    pub stdin: bool,
+}
+
+/// What a client asks of the monitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// First on a control connection.
+    Hello(Hello),
+    /// Show the main program's output from now on; with input if asked.
+    Attach {
+        /// Whether input follows.
+        stdin: bool,
+    },
+    /// Run one more program.
+    Exec(Box<ExecRequest>),
+    /// Tell when the container has ended.
+    Wait,
+    /// Send this signal to the main program.
+    Kill(u8),
+    /// Send the stop signal, and kill when the seconds are over; told by [`Tell::Exited`].
+    Stop(Option<u32>),
+    /// Input of the program.
+    Stdin(Vec<u8>),
+    /// No more input.
+    StdinEof,
+    /// Nobody reads this output any more: the program's next write fails.
+    CloseOutput(Output),
+    /// Send this signal to the program that is watched.
+    Signal(u8),
+    /// The terminal's size.
+    Resize(Size),
+    /// Leave, and let the program go on.
+    Detach,
+}
+
+/// How a program ended, as the command shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code: the program's, or 128 and the signal.
+    pub code: u8,
+    /// The memory limit was met.
+    pub oom: bool,
+}
+
+/// Why nothing runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Exit code for the command: 125 to 127, or 128 and the signal that ended the start.
+    pub code: u8,
+    /// What failed and why, in one line.
+    pub text: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// When each step of a start was reached, in microseconds since the command was executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// The virtual machine was made.
+    pub vm_created: Option<u64>,
+    /// The first instruction of the guest kernel.
+    pub kernel_entered: Option<u64>,
+    /// The first instruction of PID 1.
+    pub init_started: Option<u64>,
+    /// The program's first byte arrived.
+    pub first_byte: Option<u64>,
+    /// The exit code arrived.
+    pub exited: Option<u64>,
+}
+
+/// What the monitor tells a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// For people, while they wait.
+    Notice(String),
+    /// The container has this id and a record.
+    Created(String),
+    /// The program runs.
+    Started,
+    /// The program's output.
+    Stdout(Vec<u8>),
+    /// The program's errors.
+    Stderr(Vec<u8>),
+    /// So many bytes of input were taken by the guest.
+    InputTaken(u32),
+    /// The program ended, all its output was sent, and the record says so.
+    Exited(Exit),
+    /// Nothing runs; the end of this connection.
+    Failed(Failure),
+    /// The clocks of the start; before [`Tell::Exited`].
+    Clocks(Clocks),
+    /// What was asked is done.
+    Done,
+}
+
+/// A frame that breaks the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed frame of kind {kind}")]
+pub struct Malformed {
+    /// Its kind.
+    pub kind: u8,
+}
+
+/// A message that goes one way.
+pub trait Message: Sized + fmt::Debug {
+    /// Appends it as a frame.
+    fn encode(&self, out: &mut Vec<u8>);
+    /// Reads a whole frame's body.
+    ///
+    /// # Errors
+    /// If it is no message of that kind.
+    fn decode(kind: u8, body: &[u8]) -> Result<Self, Malformed>;
+}
+
+/// Appends a frame.
+pub(super) fn frame(out: &mut Vec<u8>, kind: u8, body: &[u8]) {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.push(kind);
+    out.extend_from_slice(body);
+}
+
+fn json(out: &mut Vec<u8>, kind: u8, body: &impl Serialize) {
+    // Plain structs of text and numbers always have a JSON form.
+    frame(out, kind, &serde_json::to_vec(body).unwrap_or_default());
+}
+
+fn parse<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(body).map_err(|_| Malformed { kind })
+}
+
+fn empty<T>(kind: u8, body: &[u8], message: T) -> Result<T, Malformed> {
+    if body.is_empty() { Ok(message) } else { Err(Malformed { kind }) }
+}
+
+/// Kind of a frame of standard output, for [`frame`].
+pub(super) const STDOUT: u8 = 0x83;
+/// Kind of a frame of standard error.
+pub(super) const STDERR: u8 = 0x84;
+
+impl Message for Ask {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Ask::Hello(hello) => json(out, 0x01, hello),
+            Ask::Attach { stdin } => json(out, 0x02, stdin),
+            Ask::Exec(request) => json(out, 0x03, request),
+            Ask::Wait => frame(out, 0x04, &[]),
+            Ask::Kill(signal) => json(out, 0x05, signal),
+            Ask::Stop(seconds) => json(out, 0x06, seconds),
+            Ask::Stdin(data) => frame(out, 0x07, data),
+            Ask::StdinEof => frame(out, 0x08, &[]),
+            Ask::CloseOutput(output) => json(out, 0x09, output),
+            Ask::Signal(signal) => json(out, 0x0a, signal),
+            Ask::Resize(size) => json(out, 0x0b, size),
+            Ask::Detach => frame(out, 0x0c, &[]),
+        }
+    }
+
+    fn decode(kind: u8, body: &[u8]) -> Result<Self, Malformed> {
+        Ok(match kind {
+            0x01 => Ask::Hello(parse(kind, body)?),
+            0x02 => Ask::Attach { stdin: parse(kind, body)? },
+            0x03 => Ask::Exec(parse(kind, body)?),
+            0x04 => empty(kind, body, Ask::Wait)?,
+            0x05 => Ask::Kill(parse(kind, body)?),
+            0x06 => Ask::Stop(parse(kind, body)?),
+            0x07 if body.len() <= MOST_DATA => Ask::Stdin(body.to_vec()),
+            0x08 => empty(kind, body, Ask::StdinEof)?,
+            0x09 => Ask::CloseOutput(parse(kind, body)?),
+            0x0a => Ask::Signal(parse(kind, body)?),
+            0x0b => Ask::Resize(parse(kind, body)?),
+            0x0c => empty(kind, body, Ask::Detach)?,
+            _ => return Err(Malformed { kind }),
+        })
+    }
+}
+
+impl Message for Tell {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Tell::Notice(text) => json(out, 0x81, text),
+            Tell::Started => frame(out, 0x82, &[]),
+            Tell::Stdout(data) => frame(out, STDOUT, data),
+            Tell::Stderr(data) => frame(out, STDERR, data),
+            Tell::InputTaken(count) => json(out, 0x85, count),
+            Tell::Exited(exit) => json(out, 0x86, exit),
+            Tell::Failed(failure) => json(out, 0x87, failure),
+            Tell::Clocks(clocks) => json(out, 0x88, clocks),
+            Tell::Done => frame(out, 0x89, &[]),
+            Tell::Created(id) => json(out, 0x8a, id),
+        }
+    }
+
+    fn decode(kind: u8, body: &[u8]) -> Result<Self, Malformed> {
+        Ok(match kind {
+            0x81 => Tell::Notice(parse(kind, body)?),
+            0x82 => empty(kind, body, Tell::Started)?,
+            STDOUT => Tell::Stdout(body.to_vec()),
+            STDERR => Tell::Stderr(body.to_vec()),
+            0x85 => Tell::InputTaken(parse(kind, body)?),
+            0x86 => Tell::Exited(parse(kind, body)?),
+            0x87 => Tell::Failed(parse(kind, body)?),
+            0x88 => Tell::Clocks(parse(kind, body)?),
+            0x89 => empty(kind, body, Tell::Done)?,
+            0x8a => Tell::Created(parse(kind, body)?),
+            _ => return Err(Malformed { kind }),
+        })
+    }
+}
+
+/// Cuts arriving bytes into messages. Memory follows the bytes that arrived.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buf: Vec<u8>,
+    start: usize,
+}
+
+impl Decoder {
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.buf.drain(..self.start);
+            self.start = 0;
+        }
+        self.buf.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, or `None` until more has arrived.
+    ///
+    /// # Errors
+    /// On a frame that is too long, unknown or malformed; the connection is then useless.
+    pub fn next_message<M: Message>(&mut self) -> Result<Option<M>, Malformed> {
+        let pending = self.buf.get(self.start..).unwrap_or_default();
+        let Some((&[l0, l1, l2, l3, kind], rest)) = pending.split_first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if length > MOST_BODY {
+            return Err(Malformed { kind });
+        }
+        let Some(body) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let message = M::decode(kind, body)?;
+        self.start += HEADER + length;
+        Ok(Some(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks() -> Vec<Ask> {
+        let exec = ExecRequest {
+            argv: vec!["sh".into(), Text(vec![0xff])],
+            env: vec!["A=1".into()],
+            cwd: Some("/x".into()),
+            user: None,
+            terminal: Some(Size { rows: 24, cols: 80 }),
+            stdin: true,
+        };
+        vec![
+            Ask::Hello(Hello { version: VERSION }),
+            Ask::Attach { stdin: true },
+            Ask::Exec(Box::new(exec)),
+            Ask::Wait,
+            Ask::Kill(9),
+            Ask::Stop(Some(3)),
+            Ask::Stop(None),
+            Ask::Stdin(vec![0, 1, 0xff]),
+            Ask::StdinEof,
+            Ask::CloseOutput(Output::Stderr),
+            Ask::Signal(15),
+            Ask::Resize(Size { rows: 1, cols: 2 }),
+            Ask::Detach,
+        ]
+    }
+
+    #[test]
+    fn every_ask_comes_back_as_it_was_however_it_is_cut() {
+        let mut wire = Vec::new();
+        asks().iter().for_each(|ask| ask.encode(&mut wire));
+        for step in [1, 3, wire.len()] {
+            let (mut decoder, mut found) = (Decoder::default(), Vec::new());
+            for part in wire.chunks(step) {
+                decoder.push(part);
+                while let Some(ask) = decoder.next_message::<Ask>().unwrap() {
+                    found.push(ask);
+                }
+            }
+            assert_eq!(found, asks());
+        }
+    }
+
+    #[test]
+    fn every_tell_comes_back_as_it_was() {
+        let tells = [
+            Tell::Notice("n".into()),
+            Tell::Created("ab".into()),
+            Tell::Started,
+            Tell::Stdout(vec![1]),
+            Tell::Stderr(vec![]),
+            Tell::InputTaken(7),
+            Tell::Exited(Exit { code: 137, oom: true }),
+            Tell::Failed(Failure { code: 125, text: "t".into(), hint: None }),
+            Tell::Clocks(Clocks { exited: Some(5), ..Clocks::default() }),
+            Tell::Done,
+        ];
+        let mut decoder = Decoder::default();
+        for tell in tells {
+            let mut wire = Vec::new();
+            tell.encode(&mut wire);
+            decoder.push(&wire);
+            assert_eq!(decoder.next_message::<Tell>().unwrap(), Some(tell));
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_or_unknown_is_refused() {
+        let mut decoder = Decoder::default();
+        decoder.push(&[0xff, 0xff, 0xff, 0xff, 0x07]);
+        assert_eq!(decoder.next_message::<Ask>(), Err(Malformed { kind: 7 }));
+        let mut decoder = Decoder::default();
+        decoder.push(&[0, 0, 0, 0, 0x7f]);
+        assert_eq!(decoder.next_message::<Ask>(), Err(Malformed { kind: 0x7f }));
+        let mut decoder = Decoder::default();
+        decoder.push(&[1, 0, 0, 0, 0x08, 0]);
+        assert_eq!(decoder.next_message::<Ask>(), Err(Malformed { kind: 8 }));
+    }
+}
