@@ -17,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -190,25 +192,43 @@ static int compare(const struct state *in, const struct state *out, int process,
 	return lost;
 }
 
-static int work(int process, long rounds)
+/* Counters that the processes share: who has begun, and who has done enough. */
+static volatile int *begun, *enough;
+
+static int work(int process, int processes, long rounds)
 {
 	static struct state in, out;
 	uint64_t seed = 0x9e3779b97f4a7c15 * (process + 1);
-	struct itimerval timer = {{0, 20000}, {0, 20000}};
-	int lost = 0;
+	/* One shot at a time: on a slow host a periodic timer could take all of the CPU. */
+	struct itimerval timer = {{0, 0}, {0, 10000}};
+	struct rusage usage;
+	int lost = 0, counted = 0;
+	long round = 0;
 
+	__atomic_add_fetch(begun, 1, __ATOMIC_SEQ_CST);
+	while (*begun < processes)
+		sched_yield();
 	signal(SIGALRM, on_signal);
-	setitimer(ITIMER_REAL, &timer, NULL);
-	for (long round = 0; round < rounds && lost < 10; round++) {
+	/* Nobody stops before all have done enough, so there is always somebody to switch to. */
+	while (*enough < processes && lost < 10) {
+		if (round % 16 == 0)
+			setitimer(ITIMER_REAL, &timer, NULL);
 		fill(&in, &seed);
 		memset(&out, 0, sizeof out);
 		/* Three of four rounds yield; the fourth spins long enough for a tick or a signal. */
 		carry(&in, &out, round % 4 == 3 ? 3000000 : 0);
 		lost += compare(&in, &out, process, round);
+		round++;
+		if (!counted && round >= rounds && signals >= 3) {
+			counted = 1;
+			__atomic_add_fetch(enough, 1, __ATOMIC_SEQ_CST);
+		}
 	}
-	memset(&timer, 0, sizeof timer);
-	setitimer(ITIMER_REAL, &timer, NULL);
-	printf("process %d: %ld rounds, %ld signals, %d lost\n", process, rounds, (long)signals, lost);
+	if (!counted)
+		__atomic_add_fetch(enough, 1, __ATOMIC_SEQ_CST);
+	getrusage(RUSAGE_SELF, &usage);
+	printf("process %d: %ld rounds, %ld switches, %ld signals, %d lost\n", process, round,
+	       usage.ru_nvcsw + usage.ru_nivcsw, (long)signals, lost);
 	return lost != 0;
 }
 
@@ -217,6 +237,10 @@ int main(int argc, char **argv)
 	static const char *const names[] = {"SSE", "AVX", "AVX-512"};
 	long rounds = argc > 1 ? atol(argv[1]) : 200;
 	int processes = argc > 2 ? atoi(argv[2]) : 2, bad = 0;
+	if (rounds < 1 || processes < 2) {
+		fprintf(stderr, "usage: vector-switch [ROUNDS [PROCESSES]], at least 1 and 2\n");
+		return 2;
+	}
 	cpu_set_t one;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -228,6 +252,12 @@ int main(int argc, char **argv)
 		perror("sched_setaffinity");
 		return 2;
 	}
+	begun = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (begun == MAP_FAILED) {
+		perror("mmap");
+		return 2;
+	}
+	enough = begun + 1;
 	for (int process = 0; process < processes; process++) {
 		pid_t child = fork();
 		if (child < 0) {
@@ -235,7 +265,7 @@ int main(int argc, char **argv)
 			return 2;
 		}
 		if (child == 0)
-			_exit(work(process, rounds));
+			_exit(work(process, processes, rounds));
 	}
 	for (int process = 0; process < processes; process++) {
 		int status;
