@@ -250,8 +250,8 @@ fn prepare_cgroup(initramfs: BorrowedFd<'_>) -> Result<OwnedFd> {
     mounted.doing("mount cgroup2")?;
     let enable =
         |controllers| write_file(initramfs, c"cgroup/cgroup.subtree_control", OFlags::empty(), controllers);
-    if enable(b"+memory +pids +cpu").is_err() {
-        // A kernel may lack one of them, and then the limit that needs it fails with its own name.
+    if enable(b"+memory +pids +cpu") == Err(Errno::INVAL) {
+        // The kernel lacks one of them. The limit that needs it fails with its own name.
         for controller in [&b"+memory"[..], b"+pids", b"+cpu"] {
             let _ = enable(controller);
         }

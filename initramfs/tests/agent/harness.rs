@@ -152,19 +152,24 @@ impl Guest {
         let (control_listener, stream_listener) = (listener("control"), listener("stream"));
         let root = Some(Root { lower: Lower::Directory("/image".into()), upper });
         let options = BootOptions { root, sockets: Some(name) }.to_string();
-        // A cgroup of its own, and below it the container's: this machine's are shared by all tests.
-        let cgroup = cgroup_root().map(|root| root.join(directory.file_name().unwrap()));
-        let enter = cgroup.as_ref().map_or(String::from(":"), |cgroup| {
+        // A cgroup of its own to be the root of what it sees: this machine's are shared by all tests. It starts
+        // outside, because a cgroup with processes passes no controllers on.
+        let root = cgroup_root();
+        let cgroup = root.as_ref().map(|root| root.join(directory.file_name().unwrap()));
+        let mut script = format!(
+            "exec env -i \"$@\" /usr/bin/unshare --mount --uts --ipc --pid --fork --kill-child=KILL --root {} /init",
+            directory.display()
+        );
+        if let (Some(root), Some(cgroup)) = (root, &cgroup) {
             fs::create_dir(cgroup).unwrap();
-            format!("echo $$ > {}/cgroup.procs", cgroup.display())
-        });
-        let unshare = "unshare --mount --uts --ipc --pid --cgroup --fork --kill-child=KILL --root";
+            let (root, cgroup) = (root.display(), cgroup.display());
+            script = format!(
+                "echo $$ > {cgroup}/cgroup.procs && exec /usr/bin/unshare --cgroup \
+                 sh -c 'echo $$ > {root}/cgroup.procs && {script}' sh \"$@\""
+            );
+        }
         let process = Command::new("sh")
-            .args([
-                "-c",
-                &format!("{enter} && exec env -i \"$@\" {unshare} {} /init", directory.display()),
-                "sh",
-            ])
+            .args(["-c", &script, "sh"])
             .args(options.split(' '))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -278,6 +283,17 @@ impl Drop for Guest {
             }
         }
     }
+}
+
+/// Says so if this machine does not hand out these controllers by cgroup v2.
+pub(crate) fn skipped_without(controllers: &[&str]) -> bool {
+    let root = cgroup_root().unwrap_or_default();
+    let given = fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
+    let missing = controllers.iter().find(|wanted| !given.split_whitespace().any(|name| name == **wanted));
+    if let Some(name) = missing {
+        eprintln!("skipped: cgroup v2 gives no {name} controller on this machine");
+    }
+    missing.is_some()
 }
 
 /// Where this machine has cgroup v2 mounted.

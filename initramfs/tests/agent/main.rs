@@ -4,7 +4,7 @@ mod harness;
 
 use std::fs;
 
-use harness::{Guest, command, sh, skipped};
+use harness::{Guest, command, sh, skipped, skipped_without};
 use servin_init::proto::*;
 
 fn guest() -> Guest {
@@ -337,6 +337,47 @@ root_tests! {
             assert!(text.contains(line), "{line} is missing:\n{text}");
         }
         assert!(text.ends_with("/proc/sys/kernel/panic: Read-only file system\n"), "{text}");
+    }
+
+    fn limits_are_seen_in_the_container_whose_cgroup_is_its_root() {
+        if skipped_without(&["memory", "pids", "cpu"]) {
+            return;
+        }
+        let mut guest = Guest::configured(Configure {
+            limits: Limits {
+                memory_max: Some(64 << 20),
+                pids_max: Some(50),
+                cpu: Some(CpuLimit { quota_us: 50_000, period_us: 100_000 }),
+            },
+            ..Configure::default()
+        });
+        let outcome = guest.run(sh("cat /proc/self/cgroup; cd /sys/fs/cgroup; cat memory.max pids.max cpu.max; \
+            echo 1 2>&1 > memory.max"));
+        let text = outcome.text();
+        assert!(text.contains("0::/\n67108864\n50\n50000 100000\n"), "{text}");
+        assert!(text.ends_with("Read-only file system\n"), "{text}");
+    }
+
+    fn too_many_processes_cannot_be_made() {
+        if skipped_without(&["pids"]) {
+            return;
+        }
+        let limits = Limits { pids_max: Some(5), ..Limits::default() };
+        let mut guest = Guest::configured(Configure { limits, ..Configure::default() });
+        let outcome = guest.run(sh("for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo all"));
+        assert!(!outcome.text().contains("all"), "{}", outcome.text());
+        assert!(String::from_utf8_lossy(&outcome.stderr).contains("can't fork"), "{outcome:?}");
+    }
+
+    fn too_much_memory_is_a_kill_that_is_told_as_such() {
+        if skipped_without(&["memory"]) {
+            return;
+        }
+        let limits = Limits { memory_max: Some(16 << 20), ..Limits::default() };
+        let mut guest = Guest::configured(Configure { limits, ..Configure::default() });
+        let mut program = guest.start(sh("x=0123456789abcdef; while :; do x=$x$x; done"));
+        program.read_to_end();
+        assert_eq!(guest.exit(program.id), (ExitStatus::Signal(9), true));
     }
 
     fn more_programs_join_the_container_and_end_on_their_own() {
