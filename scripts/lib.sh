@@ -93,6 +93,7 @@ export -f packages
 packages_build=(gcc g++ libc6-dev make)
 packages_guest=(binutils bc bison flex libelf-dev patch xz-utils busybox-static linux-source-6.12)
 packages_nested=(qemu-system-x86 xz-utils)
+packages_tests=(erofs-utils cpio)
 packages_tools=(python3-venv python3-pip)
 
 # The guest of this tree, wherever the binaries lie.

@@ -17,7 +17,7 @@ manifests() { # the workspaces of this repository
 nextest() { "$(scripts/tool.sh cargo-nextest)" nextest "$@"; }
 
 case ${1:-} in
-  :packages) packages "${packages_build[@]}" "${packages_guest[@]}" "${packages_nested[@]}" "${packages_tools[@]}" ;;
+  :packages) packages "${packages_build[@]}" "${packages_guest[@]}" "${packages_nested[@]}" "${packages_tests[@]}" "${packages_tools[@]}" ;;
   :tools) scripts/tool.sh cargo-deny && scripts/tool.sh cargo-nextest ;;
   :format)
     status=0

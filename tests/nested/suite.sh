@@ -24,8 +24,9 @@ for line in sys.stdin:
             print(message["executable"])' "$root/$1/" "$2"
 }
 vmm=$(programs vmm/src lib) || exit 1
+embedding=$(programs vmm/tests test) || exit 1
 machines=$(programs tests/tests test) || exit 1
-[ -n "$vmm" ] && [ -n "$machines" ] || { echo 'the test programs were not built'; exit 1; }
+[ -n "$vmm" ] && [ -n "$embedding" ] && [ -n "$machines" ] || { echo 'the test programs were not built'; exit 1; }
 
 status=0
 run() { # TITLE TIMEOUT ARGS...
@@ -34,8 +35,42 @@ run() { # TITLE TIMEOUT ARGS...
   echo "== $title"
   "$here/run.sh" --timeout "$limit" "$@" || { echo "== $title: exit code $?"; status=1; }
 }
-[ $# -gt 0 ] || run 'the hypervisor contract on kvm-amd' 300 --mem 3072 \
-  -- "$vmm" --test-threads 1 --show-output hv::
+if [ $# = 0 ]; then
+  run 'the hypervisor contract on kvm-amd' 300 --mem 3072 -- "$vmm" --test-threads 1 --show-output hv::
+  for program in $embedding; do
+    run "the embedding API: $(basename "${program%-*}")" 300 --mem 3072 -- "$program" --test-threads 1 --show-output
+  done
+fi
+
+# A distribution's own kernel, unchanged, is a guest like any other. Its PID 1 ends, so that it panics and resets.
+stock() {
+  local image tmp boot
+  image=$("$here/image.sh") && tmp=$(mktemp -d) || return 1
+  boot=$target/debug/examples/boot
+  cargo build -q --locked -p servin-vmm --example boot || return 1
+  mkdir -p "$tmp/root/bin" "$tmp/root/proc"
+  cp "$image/busybox" "$tmp/root/bin/"
+  printf '%s\n' '#!/bin/busybox sh' '/bin/busybox mount -t proc proc /proc' \
+    'echo "the kernel $(/bin/busybox uname -r) has reached PID 1"' >"$tmp/root/init"
+  chmod +x "$tmp/root/init"
+  (cd "$tmp/root" && find . | "$image/busybox" cpio -o -H newc -R 0:0) >"$tmp/initrd" 2>/dev/null
+  "$here/run.sh" --timeout 200 --add "$image/vmlinuz:/kernel" --add "$tmp/initrd:/initrd" -- \
+    "$boot" /kernel --initramfs /initrd --mem 256 --append 'console=ttyS0 quiet panic=-1' >"$tmp/out" 2>&1
+  if grep -q "^the kernel .*cloud.* has reached PID 1" "$tmp/out" && grep -q '^Reset' "$tmp/out"; then
+    echo '1 passed, 0 failed, 0 skipped'
+    rm -rf "$tmp"
+  else
+    tail -n 30 "$tmp/out"
+    echo '0 passed, 1 failed, 0 skipped'
+    rm -rf "$tmp"
+    return 1
+  fi
+}
+if [ $# = 0 ]; then
+  echo "== Debian's cloud kernel as a guest"
+  stock || status=1
+fi
+
 for program in $machines; do
   run "$(basename "${program%-*}")" 900 --mem 3072 --disk 2048 --cwd /disk --env TMPDIR=/disk \
     --env "SERVIN_BIN=$servin" --env "SERVIN_GUEST_DIR=$root/target/guest" \
