@@ -320,6 +320,9 @@ impl VirtioDevice for Vsock {
     fn stop(&mut self, io: &mut dyn Io) {
         use std::os::fd::AsFd as _;
 
+        // What the guest sent before it reset the device or went off still belongs to the host. A broken ring has
+        // nothing more to give.
+        let _ = self.take_packets(io);
         self.mux.clear(io);
         self.accept_again = None;
         let _ = io.unwatch(self.host.wake().as_fd());

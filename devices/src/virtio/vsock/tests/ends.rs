@@ -3,8 +3,10 @@
 use std::io::Write as _;
 use std::net::Shutdown;
 
-use super::super::EVENT;
-use super::super::packet::{Op, SHUT_BOTH, SHUT_RECEIVE, SHUT_SEND};
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::super::packet::{Header, Op, SHUT_BOTH, SHUT_RECEIVE, SHUT_SEND};
+use super::super::{EVENT, TX};
 use super::guest::Sock;
 use super::*;
 use crate::virtio::VirtioDevice as _;
@@ -223,4 +225,85 @@ fn the_state_of_a_guest_with_another_context_id_is_refused() {
     let host = VsockHost::new().unwrap();
     let saved = Vsock::new(4, &host).unwrap().save().unwrap();
     assert!(Vsock::new(CID, &host).unwrap().restore(&saved).is_err());
+}
+
+#[test]
+fn what_the_guest_sent_just_before_it_went_off_reaches_the_host() {
+    let (host, mut guest) = inline();
+    let listener = host.listen(PORT).unwrap();
+    let sock = guest.connect(1, PORT);
+    let mut stream = listener.accept(None).unwrap();
+    // In the ring, without a doorbell.
+    let packet = [&Header { len: 4, ..sock.header(Op::Data) }.to_bytes()[..], b"last"].concat();
+    let addr = guest.rig.buffer(packet.len());
+    guest.rig.mem().write_slice(&packet, GuestAddress(addr)).unwrap();
+    guest.rig.add_raw(TX, &[(addr, packet.len(), false)]);
+    guest.rig.write32(virtio_bindings::bindings::virtio_mmio::VIRTIO_MMIO_STATUS, 0);
+    let mut got = Vec::new();
+    stream.set_nonblocking(false).unwrap();
+    stream.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"last");
+}
+
+/// Connections in every state, on a device with its thread, all dropped at the end.
+fn leave_connections_in_every_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.sock");
+    let host = VsockHost::at(&path).unwrap();
+    let device = Box::new(Vsock::new(CID, &host).unwrap());
+    let mut guest = Guest::new(Rig::threaded(device), 64, 4096);
+    let listener = host.listen(PORT).unwrap();
+    // What else the device says does not matter here.
+    let connect = |guest: &mut Guest, port| {
+        let sock = Sock::new(port, PORT);
+        guest.send(sock.header(Op::Request), &[]);
+        guest.until("the response", |guest| guest.poll(true).filter(|packet| packet.op() == Op::Response));
+        sock
+    };
+    let mut keep = Vec::new();
+    for port in 0..10 {
+        let sock = connect(&mut guest, port);
+        let stream = listener.accept(Some(DEADLINE)).unwrap();
+        match port {
+            0..3 => keep.push(stream),
+            3 => guest.send(sock.header(Op::Reset), &[]),
+            4 => guest.shutdown(&sock, SHUT_BOTH),
+            5 => drop(stream),
+            6 => stream.shutdown(Shutdown::Both).unwrap(),
+            7 => guest.send(Header { op: 77, ..sock.header(Op::Data) }, &[]),
+            8 => drop((connect(&mut guest, 100), stream)),
+            _ => keep.extend((&stream).write_all(b"unread").map(|()| stream)),
+        }
+    }
+    keep.extend((0..3).map(|port| host.dial(port).unwrap()));
+    keep.extend((0..3).map(|_| UnixStream::connect(&path).unwrap()));
+    (&keep[keep.len() - 1]).write_all(b"CONNECT 9\n").unwrap();
+    let requests = |guest: &mut Guest| guest.poll(true).filter(|packet| packet.header.dst_port == 9);
+    guest.until("the request by path", requests);
+    guest.start(16);
+    connect(&mut guest, 1);
+}
+
+#[test]
+fn no_descriptor_and_no_thread_is_left_behind() {
+    const CHILD: &str = "SERVIN_TEST_VSOCK_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        // Other tests have descriptors of their own: look in a process without them.
+        let name = "virtio::vsock::tests::ends::no_descriptor_and_no_thread_is_left_behind";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--test-threads=1"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let count = |what| std::fs::read_dir(what).unwrap().count();
+    leave_connections_in_every_state();
+    let before = (count("/proc/self/fd"), count("/proc/self/task"));
+    for _ in 0..5 {
+        leave_connections_in_every_state();
+    }
+    assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
 }
