@@ -3,6 +3,8 @@
 //! A check has a guest program twice: in machine code ([`x86`]) and in Rust, for the fake.
 
 mod rig;
+#[cfg(target_arch = "x86_64")]
+mod seldom;
 mod x86;
 
 use std::sync::Arc;

@@ -184,3 +184,87 @@ program! {
     "out 0xf4, al"
     "2: jmp 2b"
 }
+
+program! {
+    /// Uses instructions that not every hypervisor's emulator knows, and leaves at 0x30000: a POPCNT and its flags, what a
+    /// failed and a done CMPXCHG16B gave, XCR0, where INT3 and INT 80h return to, and how often each was taken. XRSTOR
+    /// loads what is at 0x31000, XSAVE stores to 0x32000.
+    seldom:
+    // Gates for vectors 3 and 0x80 at 0x33000.
+    "mov edi, 0x33000"
+    "lea rax, [rip + 4f]"
+    "mov ecx, 0x30"
+    "call 3f"
+    "lea rax, [rip + 5f]"
+    "mov ecx, 0x800"
+    "call 3f"
+    "push rdi"
+    "push 0"
+    "mov word ptr [rsp + 6], 0xfff"
+    "lidt [rsp + 6]"
+    // OSFXSR, OSXSAVE, and XCR0 with x87, SSE and AVX.
+    "mov rax, cr4"
+    "or eax, 0x40200"
+    "mov cr4, rax"
+    "xor ecx, ecx"
+    "xor edx, edx"
+    "mov eax, 7"
+    "xsetbv"
+
+    "mov edi, 0x30000"
+    "movabs rcx, 0xf0f0000000000001"
+    "stc"
+    "popcnt rax, rcx"
+    "mov [rdi], rax"
+    "pushfq"
+    "pop qword ptr [rdi + 8]"
+
+    "mov eax, 1"
+    "mov edx, 2"
+    "mov ebx, 3"
+    "mov ecx, 4"
+    "lock cmpxchg16b [rdi + 0x80]"
+    "mov [rdi + 0x10], rax"
+    "mov [rdi + 0x18], rdx"
+    "lock cmpxchg16b [rdi + 0x80]"
+    "setz [rdi + 0x20]"
+
+    "xor ecx, ecx"
+    "xgetbv"
+    "mov [rdi + 0x28], eax"
+
+    "int3"
+    "6: int 0x80"
+    "7: lea rax, [rip + 6b]"
+    "sub [rdi + 0x40], rax"
+    "lea rax, [rip + 7b]"
+    "sub [rdi + 0x50], rax"
+
+    "mov eax, 7"
+    "xor edx, edx"
+    "mov esi, 0x31000"
+    "xrstor64 [rsi]"
+    "mov esi, 0x32000"
+    "xsave64 [rsi]"
+    "out 0xf4, al"
+    "2: jmp 2b"
+
+    // The gate at RDI + RCX leads to RAX.
+    "3: mov [rdi + rcx], ax"
+    "mov word ptr [rdi + rcx + 2], 0x10"
+    "mov word ptr [rdi + rcx + 4], 0x8e00"
+    "shr rax, 16"
+    "mov [rdi + rcx + 6], ax"
+    "shr rax, 16"
+    "mov [rdi + rcx + 8], rax"
+    "ret"
+    // Handlers: where it returns to, and a count.
+    "4: mov rax, [rsp]"
+    "mov [rdi + 0x40], rax"
+    "inc qword ptr [rdi + 0x48]"
+    "iretq"
+    "5: mov rax, [rsp]"
+    "mov [rdi + 0x50], rax"
+    "inc qword ptr [rdi + 0x58]"
+    "iretq"
+}
