@@ -1,0 +1,120 @@
+//! What a container costs in resident memory, apart from the guest's own.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::Stdio;
+
+use serde::{Deserialize, Serialize};
+
+use super::Subject;
+
+/// Resident memory of one process, in KiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// `monitor` or `command line`.
+    pub process: String,
+    /// Everything but guest memory.
+    pub own_kib: u64,
+    /// Of it, pages that belong to no file.
+    pub anonymous_kib: u64,
+    /// Of it, pages of files: the program itself and its libraries, which processes share.
+    pub file_kib: u64,
+    /// Guest memory.
+    pub guest_kib: u64,
+}
+
+/// Starts a container that stands still and reads what its processes hold.
+///
+/// # Errors
+/// If it cannot be started, or no process of it has a virtual machine open.
+pub fn resident(subject: &Subject) -> io::Result<Vec<Memory>> {
+    let mut command = subject.command(&["--rm", "-i"], &["sh", "-c", "echo ready; cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let stdin = child.stdin.take();
+    let mut ready = [0; 6];
+    let read = match child.stdout.take() {
+        Some(mut stdout) => stdout.read_exact(&mut ready).map(|()| stdout),
+        None => Err(io::Error::other("no pipe")),
+    };
+    let measured = read.and_then(|stdout| processes(&subject.servin).map(|found| (found, stdout)));
+    drop(stdin);
+    child.wait()?;
+    let (found, _) = measured?;
+    if found.iter().any(|memory| memory.process == "monitor") {
+        Ok(found)
+    } else {
+        Err(io::Error::other("no process of servin has a virtual machine open"))
+    }
+}
+
+/// The processes that run this program.
+fn processes(program: &Path) -> io::Result<Vec<Memory>> {
+    let program = program.canonicalize()?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let process = entry.path();
+        if !fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program) {
+            continue;
+        }
+        let Ok(maps) = fs::read_to_string(process.join("smaps")) else { continue };
+        let monitor = fs::read_dir(process.join("fd"))
+            .map(|fds| fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| is_machine(&to))))
+            .unwrap_or(false);
+        let mut memory = parse(&maps);
+        memory.process = if monitor { "monitor" } else { "command line" }.into();
+        found.push(memory);
+    }
+    found.sort_by(|a, b| b.process.cmp(&a.process));
+    Ok(found)
+}
+
+fn is_machine(link: &Path) -> bool {
+    link.to_str().is_some_and(|link| link.contains("kvm-vm"))
+}
+
+/// Guest memory is told from the rest by its size: no other mapping of a monitor is that large and that full.
+const GUEST_AT_LEAST_KIB: u64 = 24 << 10;
+
+fn parse(maps: &str) -> Memory {
+    let mut memory =
+        Memory { process: String::new(), own_kib: 0, anonymous_kib: 0, file_kib: 0, guest_kib: 0 };
+    let (mut file, mut size) = (false, 0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(first), Some(second)) = (words.next(), words.next()) else { continue };
+        if !first.ends_with(':') {
+            file = line.split_whitespace().nth(5).is_some_and(|path| path.starts_with('/'));
+            continue;
+        }
+        let Ok(kib) = second.parse::<u64>() else { continue };
+        match first {
+            "Size:" => size = kib,
+            "Rss:" if !file && size >= GUEST_AT_LEAST_KIB && kib * 16 >= size => memory.guest_kib += kib,
+            "Rss:" => {
+                memory.own_kib += kib;
+                *(if file { &mut memory.file_kib } else { &mut memory.anonymous_kib }) += kib;
+            }
+            _ => {}
+        }
+    }
+    memory
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_memory_is_apart_from_the_monitor_s_own() {
+        let maps = "55d0-55d1 r-xp 00000000 fe:00 1 /usr/bin/servin\nSize: 3000 kB\nRss: 2000 kB\n\
+                    7f00-7f10 rw-s 00000000 00:01 2 \nSize: 524288 kB\nRss: 65536 kB\n\
+                    7f20-7f30 rw-p 00000000 00:00 0 [heap]\nSize: 200 kB\nRss: 100 kB\n\
+                    7f40-7f50 rw-p 00000000 00:00 0 \nSize: 65536 kB\nRss: 8 kB\n";
+        let memory = parse(maps);
+        assert_eq!(
+            (memory.own_kib, memory.anonymous_kib, memory.file_kib, memory.guest_kib),
+            (2108, 108, 2000, 65536)
+        );
+    }
+}
