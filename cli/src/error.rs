@@ -2,6 +2,8 @@
 
 use std::io;
 
+use servin_engine::monitor::wire::Failure;
+
 /// Why the command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -44,6 +46,23 @@ pub(crate) enum Error {
         /// Exit code.
         code: u8,
     },
+    /// The engine could not do it.
+    #[error("{}", servin_engine::chain(.error))]
+    Engine {
+        /// What failed, with its reasons.
+        error: servin_engine::Error,
+        /// Exit code.
+        code: u8,
+    },
+    /// The monitor could not do it, and said why.
+    #[error("{}", .0.text)]
+    Monitor(Failure),
+    /// The monitor is gone.
+    #[error("the container's monitor was killed, and the container with it")]
+    Lost {
+        /// Exit code.
+        code: u8,
+    },
 }
 
 /// The command's result.
@@ -54,7 +73,12 @@ impl Error {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Error::Usage { verb, .. } => code_of(verb),
-            Error::Value { code, .. } | Error::NotBuilt { code, .. } | Error::Host { code, .. } => *code,
+            Error::Monitor(failure) => failure.code,
+            Error::Value { code, .. }
+            | Error::NotBuilt { code, .. }
+            | Error::Host { code, .. }
+            | Error::Engine { code, .. }
+            | Error::Lost { code } => *code,
         }
     }
 
@@ -63,6 +87,7 @@ impl Error {
         match self {
             Error::Usage { verb, .. } if verb.is_empty() => Some("see \"servin --help\"".into()),
             Error::Usage { verb, .. } => Some(format!("see \"servin {verb} --help\"")),
+            Error::Monitor(failure) => failure.hint.clone(),
             _ => None,
         }
     }

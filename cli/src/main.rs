@@ -6,18 +6,23 @@
 
 mod args;
 mod error;
+mod keys;
 mod output;
+mod session;
 mod spec;
+mod terminal;
 mod verbs;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 fn main() -> ExitCode {
+    let began = Instant::now();
     match args::parse(std::env::args_os()) {
         Ok(args::Typed::Text(text)) => output::text(&text),
         Ok(args::Typed::Verb(global, verb)) => {
             output::start_log(&global);
-            match verbs::run(&global, verb) {
+            match verbs::run(&global, began, verb) {
                 Ok(code) => ExitCode::from(code),
                 Err(error) => output::failure(&error),
             }

@@ -27,17 +27,7 @@ pub(crate) fn failure(error: &Error) -> ExitCode {
     ExitCode::from(error.code())
 }
 
-/// What failed and why, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(reason) = source {
-        text.push_str(": ");
-        text.push_str(&reason.to_string());
-        source = reason.source();
-    }
-    text.replace('\n', " ")
-}
+pub(crate) use servin_engine::chain;
 
 /// One diagnostic line, with a line of what to do. A standard error that is closed is no reason to fail.
 pub(crate) fn line(what: &str, hint: Option<&str>) {

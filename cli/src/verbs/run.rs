@@ -1,18 +1,108 @@
 //! `servin run`.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use servin_engine::monitor::Launch;
+use servin_engine::monitor::wire::Clocks;
+use servin_engine::store::Store;
 
 use crate::args::{self, Global};
 use crate::error::{Error, Result};
-use crate::spec;
+use crate::session::{self, End, Session, Watch};
+use crate::{output, spec, terminal};
 
 /// Runs a program in a new container and gives its exit code.
-pub(crate) fn run(_global: &Global, typed: args::Run) -> Result<u8> {
+pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u8> {
     let spec: spec::Run = spec::run(typed, &Here)?;
-    log::debug!("{spec:?}");
-    Err(Error::NotBuilt { what: "run".into(), code: 125 })
+    let mut cidfile = spec.cidfile.as_deref().map(new_file).transpose()?;
+    let watch = Watch {
+        stdin: spec.request.stdin && !spec.request.detach,
+        terminal: spec.request.terminal,
+        sig_proxy: spec.sig_proxy,
+        detach_keys: spec.detach_keys,
+        detach: spec.request.detach,
+    };
+    let host = |what: &str| {
+        let what = what.to_owned();
+        move |source| Error::Host { what, source, code: 125 }
+    };
+    let signals = session::signals(&watch).map_err(host("take signals over"))?;
+    let launch = Launch {
+        data_root: global.data_root.clone(),
+        size: terminal::size(),
+        began,
+        keep_stderr: global.log_level >= log::LevelFilter::Debug,
+        request: spec.request,
+    };
+    let detach = watch.detach;
+    let stream = launch.fork().map_err(|error| Error::Engine { error, code: 125 })?;
+    let mut id = String::new();
+    let mut session = Session::new(stream, watch, signals, |created| {
+        id = created.to_owned();
+        if let Some(file) = &mut cidfile
+            && let Err(error) = file.write_all(created.as_bytes())
+        {
+            output::line(&format!("cannot write the id to the cidfile: {error}"), None);
+        }
+    })
+    .map_err(host("watch the program"))?;
+    let end = session.run();
+    let clocks = session.clocks;
+    drop(session);
+    if spec.timing
+        && let Some(clocks) = clocks
+    {
+        show(&clocks);
+    }
+    match end {
+        End::Exited(exit) => Ok(exit.code),
+        End::Detached => {
+            if detach {
+                output::text(&format!("{id}\n"));
+            }
+            Ok(0)
+        }
+        End::Failed(failure) => Err(Error::Monitor(failure)),
+        End::Lost => {
+            // What it left is put in order at once, not by the next command.
+            let tidy = match &global.data_root {
+                Some(root) => Store::open(root),
+                None => Store::open_default(),
+            };
+            let _ = tidy.and_then(|store| servin_engine::container::reconcile(&store));
+            Err(Error::Lost { code: 125 })
+        }
+    }
+}
+
+/// The cidfile must be new.
+fn new_file(path: &Path) -> Result<File> {
+    File::options().write(true).create_new(true).open(path).map_err(|source| Error::Host {
+        what: format!("make the cidfile {}", path.display()),
+        source,
+        code: 125,
+    })
+}
+
+/// Prints the five clocks, in milliseconds since the command was executed.
+fn show(clocks: &Clocks) {
+    let rows = [
+        ("vm created", clocks.vm_created),
+        ("kernel entered", clocks.kernel_entered),
+        ("init started", clocks.init_started),
+        ("first byte", clocks.first_byte),
+        ("exit code", clocks.exited),
+    ];
+    let mut text = String::new();
+    for (name, at) in rows {
+        let time = at.map_or("-".to_owned(), |at| format!("{}.{:03} ms", at / 1000, at % 1000));
+        text.push_str(&format!("timing: {name:<15}{time:>14}\n"));
+    }
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// This host.

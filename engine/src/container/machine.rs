@@ -12,7 +12,7 @@ use servin_devices::virtio::fs::Fs;
 use servin_devices::virtio::fs::host::{HostFs, Options};
 use servin_devices::virtio::fs::readonly::ReadOnly;
 use servin_devices::virtio::fs::vfs::FileSystem;
-use servin_devices::virtio::vsock::{Listener, Vsock, VsockHost};
+use servin_devices::virtio::vsock::{Listener, VsockHost};
 use servin_init::proto::{CONTROL_PORT, Hello, STREAM_PORT};
 use servin_vmm::{ExitReason, Mark, Timeline, Vm, VmBuilder, VmEvent};
 
@@ -66,7 +66,7 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
             let news = Arc::clone(&news);
             move |event| news.hear(&event)
         })
-        .device(Box::new(Vsock::new(CID, &host).map_err(Error::Vsock)?));
+        .vsock(CID, &host);
     if let Some(disk) = &plan.disk {
         let disk = Blk::open(disk, true, "servin-root").map_err(Error::Disk)?;
         builder = builder.device(Box::new(disk));

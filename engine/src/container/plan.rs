@@ -9,7 +9,7 @@ use crate::monitor::merge_env;
 use crate::{Error, Result};
 
 /// Bytes that the machine has above the container's limit, for the guest's kernel, with [`OVERHEAD_SHIFT`].
-const OVERHEAD: u64 = 48 << 20;
+const OVERHEAD: u64 = 32 << 20;
 /// The kernel's books about memory grow with it: one byte of 64.
 const OVERHEAD_SHIFT: u32 = 6;
 /// Machine memory is laid out in steps of this.
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_machine_has_more_memory_than_the_container() {
-        assert_eq!(machine_memory(512 << 20), (512 + 48 + 8) << 20);
+        assert_eq!(machine_memory(512 << 20), (512 + 32 + 8) << 20);
         assert_eq!(machine_memory(6 << 20) % STEP, 0);
         assert_eq!(machine_memory(u64::MAX), u64::MAX);
     }

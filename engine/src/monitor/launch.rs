@@ -19,7 +19,7 @@ use crate::container::{
     reconcile, remove_container,
 };
 use crate::guest::Guest;
-use crate::image::{Image, Images, Process};
+use crate::image::{self, Image, Images, Process};
 use crate::process::{self, Fork};
 use crate::store::{self, State, Store, now_ns};
 use crate::{Error, Result, chain, host};
@@ -126,7 +126,10 @@ pub(crate) fn prepare<M: Machine>(
     };
     reconcile(&store)?;
     let image = match &request.root {
-        RootSource::Image(name) => Some(Images::new(&store).find(name)?),
+        RootSource::Image(name) => {
+            let guest = image::guest_directory();
+            Some(Images::new(&store).find_or_base(name, guest.as_deref(), &mut |_| {})?)
+        }
         RootSource::Directory(_) => None,
     };
     let id = new_id()?;

@@ -1,4 +1,4 @@
-//! One connection of the monitor's loop: never blocks, keeps what could not be written yet.
+//! One connection of an event loop, the monitor's or a command's: it never blocks and keeps what could not be written yet.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arrived {
+pub enum Arrived {
     /// So many bytes.
     Bytes(usize),
     /// Nothing for now.
@@ -17,7 +17,7 @@ pub(crate) enum Arrived {
 
 /// A stream socket and its unsent bytes.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub struct Link {
     stream: UnixStream,
     out: Vec<u8>,
     sent: usize,
@@ -26,13 +26,16 @@ pub(crate) struct Link {
 
 impl Link {
     /// Takes over a connection.
-    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// If it cannot be made nonblocking.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Link { stream, out: Vec::new(), sent: 0, broken: false })
     }
 
     /// The buffer to append to; call [`Link::flush`] after it.
-    pub(crate) fn out(&mut self) -> &mut Vec<u8> {
+    pub fn out(&mut self) -> &mut Vec<u8> {
         if self.sent > 0 && self.sent * 2 >= self.out.len() {
             self.out.drain(..self.sent);
             self.sent = 0;
@@ -41,17 +44,17 @@ impl Link {
     }
 
     /// Unsent bytes.
-    pub(crate) fn pending(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.out.len() - self.sent
     }
 
     /// Whether writing has failed: the peer is gone.
-    pub(crate) fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         self.broken
     }
 
     /// Writes what the socket takes. After a failure unsent bytes are dropped.
-    pub(crate) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         while let Some(rest) = self.out.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {
                 Ok(count) if count > 0 => self.sent += count,
@@ -71,7 +74,7 @@ impl Link {
     }
 
     /// Reads once.
-    pub(crate) fn read(&mut self, buf: &mut [u8]) -> Arrived {
+    pub fn read(&mut self, buf: &mut [u8]) -> Arrived {
         loop {
             return match self.stream.read(buf) {
                 Ok(0) => Arrived::End,

@@ -27,3 +27,4 @@ pub mod wire;
 pub(crate) use client::merge_env;
 pub use launch::Launch;
 pub(crate) use launch::{MachinePlan, Share};
+pub use link::{Arrived, Link};
