@@ -60,7 +60,8 @@ impl Report {
             values.sort_by(f64::total_cmp);
             let half = values.len() / 2;
             let upper = *values.get(half)?;
-            let lower = if values.len().is_multiple_of(2) { *values.get(half.checked_sub(1)?)? } else { upper };
+            let lower =
+                if values.len().is_multiple_of(2) { *values.get(half.checked_sub(1)?)? } else { upper };
             Some((lower + upper) / 2.0)
         };
         let median = Sample {
