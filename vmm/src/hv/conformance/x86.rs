@@ -240,13 +240,16 @@ program! {
     "lea rax, [rip + 7b]"
     "sub [rdi + 0x50], rax"
 
+    // A CPU that lost XCR0 would fault.
+    "cmp dword ptr [rdi + 0x28], 7"
+    "jne 8f"
     "mov eax, 7"
     "xor edx, edx"
     "mov esi, 0x31000"
     "xrstor64 [rsi]"
     "mov esi, 0x32000"
     "xsave64 [rsi]"
-    "out 0xf4, al"
+    "8: out 0xf4, al"
     "2: jmp 2b"
 
     // The gate at RDI + RCX leads to RAX.
