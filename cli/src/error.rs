@@ -68,6 +68,13 @@ pub(crate) enum Error {
 /// The command's result.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
+impl From<servin_engine::Error> for Error {
+    /// A failure of any verb but those that run a program.
+    fn from(error: servin_engine::Error) -> Self {
+        Error::Engine { error, code: 1 }
+    }
+}
+
 impl Error {
     /// The exit code: 125 where a container was to be run, else 1.
     pub(crate) fn code(&self) -> u8 {

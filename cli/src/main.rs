@@ -6,10 +6,13 @@
 
 mod args;
 mod error;
+mod human;
 mod keys;
+mod listing;
 mod output;
 mod session;
 mod spec;
+mod template;
 mod terminal;
 mod verbs;
 

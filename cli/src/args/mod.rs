@@ -6,6 +6,7 @@
 //!
 //! What it means is `crate::spec`'s business.
 
+mod image;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use clap::builder::{BoolishValueParser, ValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+pub(crate) use image::{Image, Inspect, List};
 pub(crate) use run::Run;
 pub(crate) use verb::Verb;
 

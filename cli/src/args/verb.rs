@@ -2,7 +2,7 @@
 
 use clap::{ArgMatches, Command};
 
-use super::{Run, run};
+use super::{Image, Inspect, Run, image, run};
 use crate::error::Result;
 
 /// A verb with its arguments.
@@ -10,6 +10,10 @@ use crate::error::Result;
 pub(crate) enum Verb {
     /// `servin run`
     Run(Box<Run>),
+    /// `servin images` and the like
+    Image(Image),
+    /// `servin inspect`
+    Inspect(Inspect),
     /// `servin doctor`
     Doctor,
     /// `servin version`
@@ -18,7 +22,7 @@ pub(crate) enum Verb {
 
 /// Adds the verbs to the command.
 pub(super) fn add(command: Command) -> Command {
-    command
+    image::add(command)
         .subcommand(run::command())
         .subcommand(Command::new("doctor").about("Say what this host offers, and what to do about it"))
         .subcommand(Command::new("version").about("Print the version of servin and what it was built for"))
@@ -26,6 +30,9 @@ pub(super) fn add(command: Command) -> Command {
 
 /// Reads the verb `name`.
 pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Verb> {
+    if let Some(verb) = image::read(name, matches)? {
+        return Ok(verb);
+    }
     match name {
         "run" => Ok(Verb::Run(Box::new(run::read(matches)?))),
         "doctor" => Ok(Verb::Doctor),

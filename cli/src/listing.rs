@@ -1,0 +1,148 @@
+//! Listings: a table for people, one word a line with `-q`, JSON or a template for scripts.
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::template::Template;
+
+/// How a listing is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Format {
+    /// Columns under headings.
+    Table,
+    /// One column without heading.
+    Quiet,
+    /// One JSON object a line.
+    Json,
+    /// A template for each element.
+    Template(Template),
+    /// A template for each element, in columns; the headings are the fields' names.
+    Columns(Vec<(String, Template)>),
+}
+
+impl Format {
+    /// What `--format` and `-q` mean.
+    pub(crate) fn new(format: Option<&str>, quiet: bool, verb: &'static str) -> Result<Self> {
+        let bad = |why: String| Error::Usage { what: format!("--format: {why}"), verb: verb.into() };
+        match format {
+            None | Some("table" | "") => Ok(if quiet { Format::Quiet } else { Format::Table }),
+            Some("json") => Ok(Format::Json),
+            Some(text) => match text.strip_prefix("table ") {
+                Some(columns) => {
+                    let columns = columns.replace("\\t", "\t");
+                    let column = |text: &str| Template::parse(text).map(|template| (heading(text), template));
+                    columns
+                        .split('\t')
+                        .map(column)
+                        .collect::<Result<_, _>>()
+                        .map(Format::Columns)
+                        .map_err(bad)
+                }
+                None => Template::parse(text).map(Format::Template).map_err(bad),
+            },
+        }
+    }
+
+    /// The text of a listing. `columns` are the headings of the table and the fields that stand under them; `quiet` is the
+    /// field of `-q`.
+    pub(crate) fn show(&self, rows: &[Value], columns: &[(&str, &str)], quiet: &str) -> Result<String> {
+        let field = |row: &Value, name: &str| match row.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        };
+        let fill = |template: &Template, row: &Value| {
+            template
+                .render(row)
+                .map_err(|why| Error::Usage { what: format!("--format: {why}"), verb: String::new() })
+        };
+        match self {
+            Format::Table => {
+                let mut lines = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
+                lines.extend(
+                    rows.iter().map(|row| columns.iter().map(|(_, name)| field(row, name)).collect()),
+                );
+                Ok(table(&lines))
+            }
+            Format::Quiet => Ok(rows.iter().map(|row| field(row, quiet) + "\n").collect()),
+            Format::Json => Ok(rows.iter().map(|row| row.to_string() + "\n").collect()),
+            Format::Template(template) => rows.iter().map(|row| Ok(fill(template, row)? + "\n")).collect(),
+            Format::Columns(columns) => {
+                let mut lines = vec![columns.iter().map(|(heading, _)| heading.clone()).collect()];
+                for row in rows {
+                    lines.push(
+                        columns.iter().map(|(_, template)| fill(template, row)).collect::<Result<_>>()?,
+                    );
+                }
+                Ok(table(&lines))
+            }
+        }
+    }
+}
+
+/// `{{.ContainerID}}` stands under `CONTAINER ID`.
+fn heading(template: &str) -> String {
+    let name: String = template.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let mut out = String::new();
+    let mut previous_is_lower = false;
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && previous_is_lower {
+            out.push(' ');
+        }
+        previous_is_lower = c.is_ascii_lowercase();
+        out.push(c.to_ascii_uppercase());
+    }
+    out
+}
+
+/// Lines of cells in columns three blanks apart.
+pub(crate) fn table(lines: &[Vec<String>]) -> String {
+    let count = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let mut out = String::new();
+    for line in lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(cells.join("   ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn show(format: Option<&str>, quiet: bool) -> String {
+        let rows =
+            [json!({ "ID": "a1", "ImageName": "long name" }), json!({ "ID": "b22", "ImageName": "x" })];
+        let columns = [("IMAGE ID", "ID"), ("NAME", "ImageName")];
+        Format::new(format, quiet, "images").unwrap().show(&rows, &columns, "ID").unwrap()
+    }
+
+    #[test]
+    fn a_listing_is_a_table_words_json_or_a_template() {
+        assert_eq!(show(None, false), "IMAGE ID   NAME\na1         long name\nb22        x\n");
+        assert_eq!(show(None, true), "a1\nb22\n");
+        assert_eq!(
+            show(Some("json"), false).lines().next(),
+            Some("{\"ID\":\"a1\",\"ImageName\":\"long name\"}")
+        );
+        assert_eq!(show(Some("{{.ID}}"), false), "a1\nb22\n");
+        assert_eq!(
+            show(Some("table {{.ImageName}}\\t{{.ID}}"), false),
+            "IMAGE NAME   ID\nlong name    a1\nx            b22\n"
+        );
+    }
+
+    #[test]
+    fn a_bad_template_is_refused() {
+        assert!(Format::new(Some("{{"), false, "images").is_err());
+        let format = Format::new(Some("{{.Nope}}"), false, "images").unwrap();
+        assert!(format.show(&[json!({})], &[], "ID").is_err());
+    }
+}
