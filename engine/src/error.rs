@@ -280,8 +280,10 @@ impl Error {
 
     /// Wraps a database error; a full disk becomes [`Error::DiskFull`].
     pub fn database(what: &'static str, source: rusqlite::Error) -> Self {
-        match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => {
+        // Growing the index of the write-ahead log fails with a code of its own.
+        const SHMSIZE: i32 = rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+        match source.sqlite_error().map(|error| (error.code, error.extended_code)) {
+            Some((rusqlite::ErrorCode::DiskFull, _) | (_, SHMSIZE)) => {
                 Error::DiskFull { path: PathBuf::from("the store's database") }
             }
             _ => Error::Database { what, source },

@@ -53,7 +53,8 @@ fn row(step: &Step, no_trunc: bool, human: bool) -> Value {
     if !no_trunc && command.chars().count() > COMMAND_WIDTH {
         command = command.chars().take(COMMAND_WIDTH - 1).chain(['…']).collect();
     }
-    let since = match parse_rfc3339(&step.created) {
+    // Reproducible builds say 1970, which means nothing.
+    let since = match parse_rfc3339(&step.created).filter(|ns| *ns > 0) {
         Some(then) if human => human::ago(then, now_ns()),
         Some(_) => step.created.clone(),
         None => "N/A".into(),

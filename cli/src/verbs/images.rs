@@ -55,7 +55,8 @@ fn created(image: &Image) -> i64 {
 
 fn row(image: &Image, name: Option<&Reference>, no_trunc: bool) -> Value {
     let size = human::size(image.size);
-    let (at, since) = match parse_rfc3339(&image.config.created) {
+    // Reproducible builds say 1970, which means nothing.
+    let (at, since) = match parse_rfc3339(&image.config.created).filter(|ns| *ns > 0) {
         Some(ns) => (rfc3339(ns)[..19].replace('T', " ") + " +0000 UTC", human::ago(ns, now_ns())),
         None => ("N/A".into(), "N/A".into()),
     };
