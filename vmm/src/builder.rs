@@ -25,9 +25,10 @@ use crate::hv::{self, Caps, Doorbell, Hypervisor, Plan};
 use crate::layout::{GSIS, VIRTIO_BASE, VIRTIO_GSI, VIRTIO_MAX, VIRTIO_STRIDE};
 use crate::legacy;
 use crate::memory;
+use crate::snapshot::Snapshot;
 use crate::timeline::{Mark, Timeline};
 use crate::vcpu::{Io, Seat, Start};
-use crate::vm::{Device, Vm, describe};
+use crate::vm::{Device, Vm, describe, lock};
 
 /// Says what a VM is made of, then makes it.
 #[derive(Default)]
@@ -38,6 +39,7 @@ pub struct VmBuilder {
     serial: Option<Box<dyn Write + Send>>,
     events: Option<EventSink>,
     vsock: Option<(u64, VsockHost)>,
+    snapshot: Option<Snapshot>,
     timeline: Timeline,
 }
 
@@ -134,6 +136,14 @@ impl VmBuilder {
         self
     }
 
+    /// Takes up a saved VM instead of booting a kernel. Memory and vCPUs are those of the snapshot; the same devices must
+    /// be given in the same order.
+    #[must_use]
+    pub fn restore(mut self, snapshot: Snapshot) -> Self {
+        self.snapshot = Some(snapshot);
+        self
+    }
+
     /// When the process that wants the VM was executed: the first clock of the [`Timeline`].
     #[must_use]
     pub fn executed_at(self, when: Instant) -> Self {
@@ -146,12 +156,17 @@ impl VmBuilder {
     /// # Errors
     /// See [`Error`].
     pub fn build(self) -> Result<Vm, Error> {
-        let Self { config, hypervisor, mut devices, serial, events, vsock, timeline } = self;
-        config.check()?;
+        let Self { mut config, hypervisor, mut devices, serial, events, vsock, mut snapshot, timeline } =
+            self;
         if let Some((cid, host)) = &vsock {
             let device = Vsock::new(*cid, host).map_err(Error::host("making the socket device"))?;
             devices.push(Box::new(device));
         }
+        if let Some(snapshot) = &snapshot {
+            let types: Vec<u32> = devices.iter().map(|device| device.id()).collect();
+            snapshot.adapt(&mut config, &types)?;
+        }
+        config.check()?;
         if devices.len() > VIRTIO_MAX {
             return Err(Error::Config(format!(
                 "{} virtio devices; {VIRTIO_MAX} are possible",
@@ -161,7 +176,10 @@ impl VmBuilder {
         let hypervisor = hypervisor.map_or_else(hv::open, Ok)?;
         let caps = hypervisor.caps().clone();
         let words = cmdline::build(&caps, devices.len(), &config.cmdline_extra)?;
-        let mem = memory::anonymous(config.memory_mib, config.track_dirty)?;
+        let mem = match &snapshot {
+            None => memory::anonymous(config.memory_mib, config.track_dirty)?,
+            Some(snapshot) => snapshot.memory.map(config.track_dirty)?,
+        };
         let plan = Plan { track_dirty: config.track_dirty, ..Plan::new(Arc::clone(&mem), config.cpus, GSIS) };
         let machine = hypervisor.create(&plan)?;
         let gate = Arc::new(Gate::new(config.cpus, timeline.clone(), events));
@@ -171,18 +189,23 @@ impl VmBuilder {
         }
 
         let mut mmio = Bus::new();
+        let has_serial = serial.is_some();
         let ports = port_bus(&*machine.vm, &gate, serial)?;
         let devices = (0_u64..)
             .zip(devices)
             .map(|(index, device)| attach(&*machine.vm, &mem, &gate, &mut mmio, index, device))
             .collect::<Result<Vec<_>, _>>()?;
-        let entry = load(&config, &caps, &mem, &words)?;
+        let mut starts = match &mut snapshot {
+            Some(snapshot) => take_up(snapshot, &devices, &*machine.vm, config.cpus)?,
+            None => load(&config, &caps, &mem, &words)?.map(Start::Entry).into_iter().collect(),
+        }
+        .into_iter();
+        snapshot.map_or(Ok(()), Snapshot::finish)?;
 
         let io = Io { mmio: Arc::new(mmio), ports: Arc::new(ports) };
-        let mut start = entry.map_or(Start::Reset, Start::Entry);
         let seats = machine.slots.into_iter().map(|slot| Seat {
             slot,
-            start: std::mem::replace(&mut start, Start::Reset),
+            start: starts.next().unwrap_or(Start::Reset),
             io: io.clone(),
             gate: Arc::clone(&gate),
             timeline: timeline.clone(),
@@ -197,6 +220,7 @@ impl VmBuilder {
             machine: machine.vm,
             devices,
             vsock: vsock.map(|(_, host)| host),
+            has_serial,
             seats,
             threads: Mutex::default(),
         })
@@ -220,6 +244,20 @@ fn load(config: &Config, caps: &Caps, mem: &Mem, words: &str) -> Result<Option<h
         protocol: config.protocol,
     })
     .map(Some)
+}
+
+/// Gives devices and machine their saved state; returns that of the vCPUs.
+fn take_up(
+    snapshot: &mut Snapshot,
+    devices: &[Device],
+    vm: &dyn hv::Vm,
+    cpus: u8,
+) -> Result<Vec<Start>, Error> {
+    for (index, device) in devices.iter().enumerate() {
+        lock(&device.transport).restore(&snapshot.take_device(index)?)?;
+    }
+    vm.restore(&snapshot.take_machine()?)?;
+    (0..usize::from(cpus)).map(|index| snapshot.take_vcpu(index).map(Start::State)).collect()
 }
 
 /// The ports of the machine: power, reset, serial, and what answers for a PC that is not there.

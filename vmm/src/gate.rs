@@ -134,10 +134,8 @@ impl Gate {
         Ok(life)
     }
 
-    /// The VM starts: paused for a restored one that shall stay so, else running.
-    pub(crate) fn start(&self, paused: bool) -> Result<(), Error> {
-        let to = if paused { Phase::Paused } else { Phase::Running };
-        drop(self.step("start", Phase::Built, to)?);
+    pub(crate) fn start(&self) -> Result<(), Error> {
+        drop(self.step("start", Phase::Built, Phase::Running)?);
         self.tell(VmEvent::Started);
         Ok(())
     }
@@ -210,7 +208,6 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    #[expect(dead_code, reason = "for snapshots, which follow")]
     /// Has vCPU `index` execute `command` on its thread. The VM must be paused.
     pub(crate) fn command(&self, index: usize, command: Command) -> Result<(), Error> {
         let mut life = self.lock();

@@ -18,7 +18,6 @@ pub(crate) enum Start {
     /// At this instruction.
     Entry(Entry),
     /// Where it was saved.
-    #[expect(dead_code, reason = "for snapshots, which follow")]
     State(VcpuState),
     /// As the hypervisor made it: another vCPU starts it.
     Reset,

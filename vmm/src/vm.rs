@@ -31,10 +31,10 @@ pub struct Vm {
     pub(crate) timeline: Timeline,
     pub(crate) config: Config,
     pub(crate) mem: Mem,
-    #[expect(dead_code, reason = "for snapshots, which follow")]
     pub(crate) machine: Arc<dyn hv::Vm>,
     pub(crate) devices: Vec<Device>,
     pub(crate) vsock: Option<VsockHost>,
+    pub(crate) has_serial: bool,
     /// vCPUs before the start.
     pub(crate) seats: Mutex<Vec<vcpu::Seat>>,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
@@ -52,20 +52,25 @@ impl Vm {
     /// # Errors
     /// The VM was started before, or no thread can be had.
     pub fn start(&self) -> Result<(), Error> {
-        self.gate.start(false)?;
-        self.spawn()
+        self.gate.start()?;
+        // Those of a restored VM that ran when it was saved go on.
+        self.resume_devices().and_then(|()| self.spawn()).inspect_err(|_| self.stop())
     }
 
-    pub(crate) fn spawn(&self) -> Result<(), Error> {
+    fn resume_devices(&self) -> Result<(), Error> {
+        for device in &self.devices {
+            let mut transport = lock(&device.transport);
+            let name = describe(&transport);
+            transport.resume().map_err(|source| Error::Device { device: name, source })?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&self) -> Result<(), Error> {
         let seats = std::mem::take(&mut *lock(&self.seats));
         for seat in seats {
-            match vcpu::spawn(seat) {
-                Ok(thread) => lock(&self.threads).push(thread),
-                Err(error) => {
-                    self.stop();
-                    return Err(error);
-                }
-            }
+            let thread = vcpu::spawn(seat)?;
+            lock(&self.threads).push(thread);
         }
         Ok(())
     }
@@ -102,11 +107,7 @@ impl Vm {
     /// The VM is not paused, or no thread can be had for a device (the VM stays paused).
     pub fn resume(&self) -> Result<(), Error> {
         if self.gate.phase() == Phase::Paused {
-            for device in &self.devices {
-                lock(&device.transport)
-                    .resume()
-                    .map_err(|source| Error::Device { device: describe(&lock(&device.transport)), source })?;
-            }
+            self.resume_devices()?;
         }
         self.gate.resume()
     }

@@ -121,7 +121,10 @@ pub(super) fn restore_vcpu(vcpu: &mut Bound, state: &VcpuState) -> Result<(), Er
     let (last, first): (Vec<_>, Vec<_>) = state.msrs.iter().partition(|msr| msr.index == TSC_DEADLINE);
     write_msrs(vcpu, &first)?;
     write_msrs(vcpu, &last)?;
-    fd.set_vcpu_events(&state.events).map_err(|e| failed("restoring pending events", e))
+    fd.set_vcpu_events(&state.events).map_err(|e| failed("restoring pending events", e))?;
+    // The guest may not take the time that it was away for a hang. Only a guest with kvmclock can be told.
+    let _ = fd.kvmclock_ctrl();
+    Ok(())
 }
 
 /// The extended state, in words.
