@@ -74,7 +74,8 @@ pub(super) fn check(db: &mut Connection, root: &Path) -> Result<()> {
         found => return Err(Error::NewerLayout { path: root.to_path_buf(), found, known: LAYOUT }),
     }
     // With WAL a crash of the machine may lose the last commits but never harms the database; a killed process loses none.
-    db.execute_batch("PRAGMA synchronous = NORMAL").map_err(fail)
+    // The log is read whole when no other process has it open, so it is kept short.
+    db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 100").map_err(fail)
 }
 
 fn version(db: &Connection) -> rusqlite::Result<i64> {

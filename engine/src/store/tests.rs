@@ -208,3 +208,17 @@ fn a_container_needs_its_image_in_the_store() {
     let row = Record { image: Some(Digest::of(b"none")), ..record(&"a".repeat(64), "web") };
     assert!(matches!(store.containers().insert(&row), Err(Error::NoSuchImage { .. })));
 }
+
+#[test]
+fn the_log_outlives_the_last_process_and_loses_nothing() {
+    let (_dir, store) = store();
+    let root = store.root().to_path_buf();
+    drop(store);
+    for number in 0..50 {
+        let store = Store::open(&root).unwrap();
+        store.containers().insert(&record(&format!("{number:064x}"), &format!("c{number}"))).unwrap();
+    }
+    assert!(root.join("store.db-wal").exists(), "every run would wait for a checkpoint");
+    assert!(fs::metadata(root.join("store.db-wal")).unwrap().len() < 1 << 20, "the log grows without end");
+    assert_eq!(Store::open(&root).unwrap().containers().list().unwrap().len(), 50);
+}
