@@ -129,7 +129,7 @@ impl Agent {
                 }
             }
             self.finish_programs()?;
-            if self.control.is_blocked() && self.control.flush().is_err() {
+            if self.control.has_pending() && self.control.flush().is_err() {
                 self.lost_control(Errno::PIPE)?;
             }
         }
@@ -139,7 +139,7 @@ impl Agent {
     fn wait(&mut self) -> Result<Vec<(Token, PollFlags)>> {
         let mut tokens = vec![Token::Control];
         let mut flags = PollFlags::IN;
-        flags.set(PollFlags::OUT, self.control.is_blocked());
+        flags.set(PollFlags::OUT, self.control.has_pending());
         let mut fds = vec![PollFd::from_borrowed_fd(self.control.as_fd(), flags)];
         for (index, program) in self.programs.iter().enumerate() {
             program.sources(|source, fd| {
@@ -193,7 +193,7 @@ impl Agent {
     /// The control connection is gone. A machine that was restored from a snapshot makes a new one; a container
     /// that has run ends with it.
     fn lost_control(&mut self, errno: Errno) -> Result<()> {
-        let said_hello = !self.control.is_blocked();
+        let said_hello = !self.control.has_pending();
         if self.had_main || !self.programs.is_empty() || !said_hello {
             if self.programs.is_empty() && self.had_main {
                 power::off();
@@ -308,7 +308,6 @@ impl Agent {
                 index += 1;
                 continue;
             };
-            program.finish();
             let (id, is_main) = (program.id, program.is_main);
             self.programs.remove(index);
             let oom = status != ExitStatus::Code(0)

@@ -83,6 +83,9 @@ pub(crate) fn furnish() -> core::result::Result<(), Failure> {
     mount_on(c"sysfs", c"/sys", c"sysfs", QUIET.union(MountFlags::RDONLY), None)?;
     let dev = MountFlags::NOSUID.union(MountFlags::STRICTATIME);
     mount_on(c"tmpfs", c"/dev", c"tmpfs", dev, Some(c"mode=755,size=65536k"))?;
+    for path in [c"/dev/pts", c"/dev/mqueue", c"/dev/shm"] {
+        mkdir(path, DIRECTORY).doing(format_args!("make {path:?}"))?;
+    }
     let pts = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
     mount_on(c"devpts", c"/dev/pts", c"devpts", NO_EXEC, Some(pts))?;
     mount_on(c"mqueue", c"/dev/mqueue", c"mqueue", QUIET, None)?;

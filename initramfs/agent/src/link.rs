@@ -6,8 +6,8 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::{Errno, IoSlice},
     net::{
-        AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
-        SocketType, connect, recv, send, sendmsg, shutdown, socket_with,
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+        connect, recv, send, sendmsg, socket_with,
     },
 };
 use servin_init::proto::{CONTROL_PORT, Channel, Encode, Frames, STREAM_PORT};
@@ -33,6 +33,8 @@ pub(crate) struct Link {
     /// Frames that are on their way out, from `sent` on.
     pending: Vec<u8>,
     sent: usize,
+    /// The host took less than there was: wait until it takes more.
+    stuck: bool,
     pub(crate) frames: Frames,
     /// The host will send nothing more.
     pub(crate) ended: bool,
@@ -62,7 +64,14 @@ impl Link {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
-        Ok(Self { socket, pending: Vec::new(), sent: 0, frames: Frames::new(channel), ended: false })
+        Ok(Self {
+            socket,
+            pending: Vec::new(),
+            sent: 0,
+            stuck: false,
+            frames: Frames::new(channel),
+            ended: false,
+        })
     }
 
     /// Queues a message; [`Link::flush`] sends it.
@@ -70,9 +79,14 @@ impl Link {
         message.encode(&mut self.pending)
     }
 
-    /// True if something waits to be sent: more should not be produced.
-    pub(crate) fn is_blocked(&self) -> bool {
+    /// True if something waits to be sent.
+    pub(crate) fn has_pending(&self) -> bool {
         self.sent < self.pending.len()
+    }
+
+    /// True if the host does not take what waits: more should not be produced.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck
     }
 
     /// Sends what waits, as far as the host takes it.
@@ -81,25 +95,40 @@ impl Link {
             match send(&self.socket, rest, SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 // NOTCONN: the connection is still being made, or failed, which poll shows as an error.
-                Err(Errno::AGAIN | Errno::NOTCONN) => return Ok(()),
+                Err(Errno::AGAIN | Errno::NOTCONN) => {
+                    self.stuck = true;
+                    return Ok(());
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
         self.pending.clear();
         self.sent = 0;
+        self.stuck = false;
         Ok(())
     }
 
-    /// Sends one frame from two pieces without copying them, and keeps what the host does not take now. Call it
-    /// only when nothing waits.
+    /// Sends one frame from two pieces, without copying them if nothing waits before it, and keeps what the host
+    /// does not take now.
     pub(crate) fn send_pieces(&mut self, head: &[u8], body: &[u8]) -> rustix::io::Result<()> {
-        let pieces = [IoSlice::new(head), IoSlice::new(body)];
-        let mut none = SendAncillaryBuffer::default();
-        let sent = match sendmsg(&self.socket, &pieces, &mut none, SendFlags::NOSIGNAL) {
-            Ok(sent) => sent,
-            Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(errno) => return Err(errno),
+        let sent = if self.has_pending() {
+            0
+        } else {
+            let pieces = [IoSlice::new(head), IoSlice::new(body)];
+            let mut none = SendAncillaryBuffer::default();
+            match sendmsg(&self.socket, &pieces, &mut none, SendFlags::NOSIGNAL) {
+                Ok(sent) => {
+                    self.stuck = sent < head.len() + body.len();
+                    sent
+                }
+                Err(Errno::AGAIN | Errno::NOTCONN) => {
+                    self.stuck = true;
+                    0
+                }
+                Err(Errno::INTR) => 0,
+                Err(errno) => return Err(errno),
+            }
         };
         let body_sent = sent.saturating_sub(head.len());
         self.pending.extend_from_slice(head.get(sent..).unwrap_or_default());
@@ -124,12 +153,6 @@ impl Link {
             Ok(Err(errno)) | Err(errno) => errno,
             Ok(Ok(())) => Errno::CONNRESET,
         }
-    }
-
-    /// Says that nothing more will be sent.
-    pub(crate) fn finish(&self) {
-        // It fails only if the connection is gone, and then there is nobody to tell.
-        let _ = shutdown(&self.socket, Shutdown::Write);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   host ══ link ══> [frames] ──> input (≤ 1 frame) ──> stdin pipe or terminal ──> program
-//!   host <══ link ══ [pending ≤ 1 frame] <── scratch <── stdout, stderr or terminal <── program
+//!   host <══ link ══ [pending ≤ 2 frames] <── scratch <── stdout, stderr or terminal <── program
 //! ```
 //!
 //! A side is read only while the other side of its path takes data, so nothing grows: the buffers of the two pipes
@@ -117,7 +117,7 @@ impl Program {
         let Some(link) = &self.link else { return };
         let has_input = !self.input.is_empty();
         let mut flags = PollFlags::empty();
-        flags.set(PollFlags::OUT, link.is_blocked());
+        flags.set(PollFlags::OUT, link.has_pending());
         flags.set(PollFlags::IN, !link.ended && !has_input);
         watch(Source::Link, link.as_fd(), flags);
         if let Some(stdin) = self.stdin.as_ref().filter(|_| has_input) {
@@ -125,7 +125,7 @@ impl Program {
         }
         // A closed pipe or terminal shows whatever is asked for, so it is left out while it may not be read.
         match &self.output {
-            Output::Pipes(stdout, stderr) if !link.is_blocked() => {
+            Output::Pipes(stdout, stderr) if !link.is_stuck() => {
                 if let Some(stdout) = stdout {
                     watch(Source::Stdout, stdout.as_fd(), PollFlags::IN);
                 }
@@ -133,9 +133,9 @@ impl Program {
                     watch(Source::Stderr, stderr.as_fd(), PollFlags::IN);
                 }
             }
-            Output::Terminal(Some(master)) if has_input || !link.is_blocked() => {
+            Output::Terminal(Some(master)) if has_input || !link.is_stuck() => {
                 let mut flags = PollFlags::empty();
-                flags.set(PollFlags::IN, !link.is_blocked());
+                flags.set(PollFlags::IN, !link.is_stuck());
                 flags.set(PollFlags::OUT, has_input);
                 watch(Source::Terminal, master.as_fd(), flags);
             }
@@ -180,7 +180,7 @@ impl Program {
     /// After the exit, and a look at the outputs that was later than it: what is not readable now stays empty,
     /// whoever may still hold its other end.
     pub(crate) fn end_output(&mut self, readable: impl Fn(Source) -> bool) {
-        if self.exit.is_none() || self.is_blocked() {
+        if self.exit.is_none() || self.is_stuck() {
             return;
         }
         for source in [Source::Stdout, Source::Stderr, Source::Terminal] {
@@ -192,23 +192,17 @@ impl Program {
 
     /// True if the program has ended and its outputs were not looked at since.
     pub(crate) fn is_draining(&self) -> bool {
-        self.exit.is_some() && !self.is_blocked() && self.has_output()
+        self.exit.is_some() && !self.is_stuck() && self.has_output()
     }
 
     /// The exit status, when there is nothing more to send before it.
     pub(crate) fn finished(&self) -> Option<ExitStatus> {
-        self.exit.filter(|_| !self.is_blocked() && !self.has_output())
+        let sent = self.link.as_ref().is_none_or(|link| !link.has_pending());
+        self.exit.filter(|_| sent && !self.has_output())
     }
 
-    /// Ends the stream in order.
-    pub(crate) fn finish(&self) {
-        if let Some(link) = &self.link {
-            link.finish();
-        }
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.link.as_ref().is_some_and(Link::is_blocked)
+    fn is_stuck(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_stuck)
     }
 
     fn has_output(&self) -> bool {
@@ -327,9 +321,9 @@ impl Program {
         self.take_input()
     }
 
-    /// Reads an output once and sends it on. Only called while nothing waits to be sent.
+    /// Reads an output once and sends it on, unless the host takes nothing.
     fn read_output(&mut self, source: Source, scratch: &mut [u8]) {
-        if self.is_blocked() {
+        if self.is_stuck() {
             return;
         }
         let (fd, kind) = match (source, &self.output) {

@@ -10,14 +10,15 @@ use rustix::{
     fd::{AsFd as _, BorrowedFd, OwnedFd},
     fs::{Gid, Mode, OFlags, Uid, fchown},
     io::Errno,
+    mount::mount_bind,
     pipe::{PipeFlags, pipe_with},
-    pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
+    pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
 use servin_init::proto::{Channel, Exec, Stage, StreamMessage, WindowSize};
 
 use crate::{
-    boot::{c_path, make_directories},
+    boot::{c_path, make_directories, make_file},
     child::{self, Plan},
     environment,
     link::{Link, Transport, above_stdio},
@@ -64,7 +65,7 @@ pub(crate) fn start(
     })?;
     let identity = identity(&exec.user)?;
     let stdio = match exec.terminal {
-        Some(size) => terminal(size, &identity),
+        Some(size) => terminal(size, &identity, main.is_none()),
         None => pipes(exec.stdin, &identity),
     };
     let stdio = stdio.map_err(refuse(Stage::Stdio, "make the program's input and output"))?;
@@ -152,7 +153,7 @@ struct Stdio {
     output: Output,
 }
 
-fn terminal(size: WindowSize, identity: &Identity) -> rustix::io::Result<Stdio> {
+fn terminal(size: WindowSize, identity: &Identity, is_main: bool) -> rustix::io::Result<Stdio> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let master = above_stdio(rustix::fs::open(c"/dev/ptmx", flags, Mode::empty())?)?;
     unlockpt(&master)?;
@@ -160,6 +161,12 @@ fn terminal(size: WindowSize, identity: &Identity) -> rustix::io::Result<Stdio> 
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = above_stdio(ioctl_tiocgptpeer(&master, flags)?)?;
     own(&slave, identity)?;
+    if is_main {
+        // The container's console, where it can be made; few programs look for it.
+        let console = ptsname(&master, Vec::new())
+            .and_then(|name| make_file(b"/dev/console").and_then(|()| mount_bind(&name, c"/dev/console")));
+        let _ = console;
+    }
     Ok(Stdio { child: (slave, None, None), stdin: None, output: Output::Terminal(Some(master)) })
 }
 

@@ -190,7 +190,7 @@ root_tests! {
         let mut program = guest.start(Exec {
             terminal,
             stdin: true,
-            ..sh("stty size; echo $TERM; test -t 0 && test -t 1 && test -t 2 && echo tty; \
+            ..sh("stty size; echo $TERM; test -t 0 && test -t 1 && test -t 2 && test -c /dev/console && echo tty; \
                 trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 1000 & wait $!; done")
         });
         program.read_until("ready");
