@@ -169,3 +169,9 @@ pub(crate) fn describe(transport: &MmioTransport) -> String {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// A VM is shared between the threads of its owner.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Vm>();
+};

@@ -127,12 +127,12 @@ pub struct Doorbell {
 }
 
 /// An accelerated doorbell. Dropping it takes the acceleration away: the write reaches the bus again.
-pub struct Offload(Option<Box<dyn FnOnce() + Send>>);
+pub struct Offload(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Offload {
     /// An offload that `undo` takes away.
     #[must_use]
-    pub fn new(undo: impl FnOnce() + Send + 'static) -> Self {
+    pub fn new(undo: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self(Some(Box::new(undo)))
     }
 }
