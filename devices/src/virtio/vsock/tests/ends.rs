@@ -168,6 +168,17 @@ fn a_guest_that_does_not_confirm_the_end_is_reset() {
 }
 
 #[test]
+fn a_request_that_was_never_sent_is_given_up_without_a_word() {
+    let (host, mut guest) =
+        inline_with(Limits { connect_timeout: Duration::from_millis(30), ..Limits::default() });
+    guest.start(0);
+    let mut stream = host.dial(5).unwrap();
+    expect_end(&mut guest, &mut stream);
+    guest.give_buffers(4);
+    guest.expect_silence();
+}
+
+#[test]
 fn a_driver_that_starts_anew_ends_every_connection_and_works() {
     for (host, mut guest) in both() {
         let listener = host.listen(PORT).unwrap();
