@@ -17,6 +17,9 @@
 pub mod container;
 pub mod erofs;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::panic, clippy::expect_used)]
+pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod monitor;

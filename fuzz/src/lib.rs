@@ -9,6 +9,7 @@ mod guest;
 
 pub use devices::{chain, fs, mmio, serial};
 pub use guest::{assist, proto};
+pub use servin_engine::fuzz::{archive as image_archive, layers as image_layers, tar as image_tar};
 
 /// A reader of fuzz input that never runs dry in the middle of a value.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
@@ -75,5 +76,5 @@ mod tests {
         };
     }
 
-    replays!(chain mmio fs serial proto assist);
+    replays!(chain mmio fs serial proto assist image_archive image_layers image_tar);
 }

@@ -7,7 +7,8 @@
 
 mod format;
 mod plan;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)]
 pub(crate) mod reader;
 #[cfg(test)]
 mod tests;

@@ -136,6 +136,18 @@ impl Tree {
         self.nodes.len()
     }
 
+    /// The number of names, the root's included: what a reader of the whole tree must find.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn names(&self) -> usize {
+        let (mut count, mut todo) = (1, vec![Id::ROOT]);
+        while let Some(children) = todo.pop().and_then(|dir| self.children(dir)) {
+            count += children.len();
+            let is_dir = |child: &&Child| matches!(self.node(child.node).body, Body::Directory { .. });
+            todo.extend(children.values().filter(is_dir).map(|child| child.node));
+        }
+        count
+    }
+
     /// A node.
     #[allow(clippy::indexing_slicing)] // Ids are made by this tree alone, and nodes are never removed from the vector.
     pub(crate) fn node(&self, id: Id) -> &Node {

@@ -28,7 +28,7 @@ pub(crate) fn write(tree: &Tree, layers: &dyn Layers, image: &Digest, path: &Pat
     let fail = |source| Error::io("write", path, source);
     let mut options = File::options();
     let file = options.read(true).write(true).create_new(true).open(path).map_err(fail)?;
-    file.set_len(u64::from(plan.blocks) * BLOCK).map_err(fail)?;
+    reserve(&file, u64::from(plan.blocks) * BLOCK).map_err(fail)?;
     metadata(tree, &plan, &file).map_err(fail)?;
     let mut rest = plan.extents.as_slice();
     while let Some(first) = rest.first() {
@@ -39,6 +39,16 @@ pub(crate) fn write(tree: &Tree, layers: &dyn Layers, image: &Digest, path: &Pat
     }
     seal(&plan, image, &file).map_err(fail)?;
     file.sync_all().map_err(fail)
+}
+
+/// Takes the whole space at once, where the file system can: a disk that is too small is then full before, not after, it was
+/// filled.
+fn reserve(file: &File, length: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(length),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// The inodes with what stands behind them, then the blocks of directories and long links.

@@ -172,7 +172,10 @@ impl Layers for Paths {
 }
 
 /// Decompresses every layer, checks its diff id, and builds the tree. Also returns the bytes of the files of each.
-fn check_layers(image: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(Tree, Vec<u64>)> {
+pub(super) fn check_layers(
+    image: &Found,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(Tree, Vec<u64>)> {
     let of = image.layers.len();
     let mut tree = Tree::new();
     let mut sizes = Vec::new();

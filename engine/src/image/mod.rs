@@ -40,6 +40,33 @@ use crate::erofs::{self, Tree};
 use crate::store::Store;
 use crate::{Error, Result};
 
+/// Reads an archive of these files, to its layers and their trees; a body of a fuzz target.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn fuzz_archive(files: &[(String, Vec<u8>)], scratch: &std::path::Path) {
+    use std::io::Write;
+    let mut tar = ::tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = ::tar::Header::new_ustar();
+        if let Some(place) = header.as_old_mut().name.get_mut(..name.len().min(100)) {
+            let _ = place.as_mut().write(name.as_bytes());
+        }
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        let _ = tar.append(&header, content.as_slice());
+    }
+    let Ok(bytes) = tar.into_inner() else { return };
+    let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() };
+    let opened = archive::Archive::open(Source::Stream(&mut bytes.as_slice()), scratch, &mut |_| {});
+    let Ok(found) = opened.and_then(|mut archive| contents::find(&mut archive, &platform)) else { return };
+    for image in found {
+        let _ = load::check_layers(&image, &mut |_| {});
+    }
+}
+
 /// The images of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Images<'a> {
