@@ -46,6 +46,7 @@ checks! {
     a_reset_ends_the_run,
     read_only_memory_is_read_and_not_written,
     registers_survive_into_another_machine,
+    pages_that_the_guest_writes_are_told_where_they_are_tracked,
     parts_may_be_dropped_in_any_order,
     what_is_outside_the_plan_is_refused,
 }
@@ -277,6 +278,23 @@ fn registers_survive_into_another_machine(bench: &Bench) {
     second.run_vcpu_until_done(&mut *vcpu, &mut io);
     assert_eq!(io.writes[0], (MMIO, VALUES[0].to_le_bytes().to_vec()));
     assert_eq!(io.writes[1], (MMIO + 8, VALUES[1].to_le_bytes().to_vec()));
+}
+
+fn pages_that_the_guest_writes_are_told_where_they_are_tracked(bench: &Bench) {
+    let mut test = bench.machine(1, x86::registers(), |cpu| cpu.out8(DONE, 1));
+    let mut io = test.recorder();
+    test.run_until_done(&mut io);
+    let Some(log) = test.vm().take_dirty(0) else {
+        assert_eq!(bench.caps().name, "fake");
+        return;
+    };
+    let stack = (rig::STACK - 8) / 0x1000;
+    let dirty = |log: &[u64], page: u64| log[page as usize / 64] >> (page % 64) & 1 == 1;
+    let log = log.unwrap();
+    assert!(dirty(&log, stack) && !dirty(&log, 0x100));
+    // Taking the log clears it; the ROM has none of its own.
+    assert!(!dirty(&test.vm().take_dirty(0).unwrap().unwrap(), stack));
+    assert!(test.vm().take_dirty(1).is_none() && test.vm().take_dirty(2).is_none());
 }
 
 fn parts_may_be_dropped_in_any_order(bench: &Bench) {

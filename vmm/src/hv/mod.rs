@@ -164,7 +164,7 @@ pub trait Vm: Send + Sync {
     fn offload(&self, doorbell: Doorbell, event: &Event) -> Option<Offload>;
 
     /// One bit per page of `region` (index in the plan's memory) written by the guest since the last call. `None`
-    /// when the plan does not track or the backend cannot.
+    /// when the plan does not track, the backend cannot, or there is no such writable region.
     fn take_dirty(&self, region: usize) -> Option<Result<Vec<u64>, Error>>;
 
     /// Saves interrupt controller and clocks. Every vCPU must be between two `run`s, the last of which returned

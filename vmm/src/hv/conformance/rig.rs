@@ -38,7 +38,7 @@ pub(super) const LIMIT: Duration = Duration::from_secs(30);
 const CODE: u64 = 0x1_0000;
 const TABLES: u64 = 0x4_0000;
 const GDT: u64 = 0x5000;
-const STACK: u64 = 0x2_8000;
+pub(super) const STACK: u64 = 0x2_8000;
 const SECOND: u64 = 0x8000;
 const MIB: usize = 1 << 20;
 
@@ -116,7 +116,11 @@ impl Bench {
     }
 
     fn assemble(&self, mem: Mem, cpus: u8, guest: impl Fn(&FakeCpu) + Send + Sync + 'static) -> TestMachine {
-        let plan = Plan { read_only: vec![GuestAddress(ROM)], ..Plan::new(Arc::clone(&mem), cpus, GSIS) };
+        let plan = Plan {
+            read_only: vec![GuestAddress(ROM)],
+            track_dirty: true,
+            ..Plan::new(Arc::clone(&mem), cpus, GSIS)
+        };
         let machine = self.hypervisor.create(&plan).unwrap();
         let kicks = machine.slots.iter().map(|slot| slot.kick()).collect();
         let guests =

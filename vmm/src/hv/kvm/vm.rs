@@ -13,7 +13,7 @@ use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use servin_devices::event::Event;
 use servin_devices::irq::IrqLine;
 use servin_devices::mem::Mem;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::failed;
@@ -51,14 +51,16 @@ impl Vm {
             if plan.track_dirty && !read_only {
                 flags |= KVM_MEM_LOG_DIRTY_PAGES;
             }
+            let host = region
+                .get_host_address(MemoryRegionAddress(0))
+                .map_err(io::Error::other)
+                .map_err(Error::hypervisor("mapping guest memory"))?;
             let region = kvm_userspace_memory_region {
                 slot,
                 flags,
                 guest_phys_addr: region.start_addr().raw_value(),
                 memory_size: region.len(),
-                userspace_addr: region
-                    .get_host_address(vm_memory::MemoryRegionAddress(0))
-                    .map_or(0, |p| p as u64),
+                userspace_addr: host.expose_provenance() as u64,
             };
             // SAFETY: the region is a mapping of this length that `vm.mem` keeps alive as long as the VM; its pages are
             // reached by the monitor through volatile accessors only.
@@ -93,7 +95,8 @@ impl hv::Vm for Vm {
     }
 
     fn take_dirty(&self, region: usize) -> Option<Result<Vec<u64>, Error>> {
-        let length = self.mem.iter().nth(region).map(|r| r.len()).filter(|_| self.track_dirty)?;
+        let tracked = self.mem.iter().nth(region).filter(|r| !self.read_only.contains(&r.start_addr()));
+        let length = tracked.map(GuestMemoryRegion::len).filter(|_| self.track_dirty)?;
         let log = u32::try_from(region)
             .map_err(io::Error::other)
             .and_then(|slot| Ok((slot, usize::try_from(length).map_err(io::Error::other)?)))
