@@ -7,6 +7,9 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use servin_engine::monitor::wire::Size;
 use servin_engine::process::{self, Fork};
 
+/// The size of a terminal that nobody sees.
+pub(crate) const UNKNOWN: Size = Size { rows: 24, cols: 80 };
+
 /// The size of the terminal that shows the output, else of the one that gives the input.
 pub(crate) fn size() -> Option<Size> {
     let found = size_of(&io::stdout()).or_else(|| size_of(&io::stdin()))?;

@@ -6,6 +6,7 @@
 //!
 //! What it means is `crate::spec`'s business.
 
+mod container;
 mod image;
 mod run;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use clap::builder::{BoolishValueParser, ValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+pub(crate) use container::{Attach, Container, Exec, Logs, Ps};
 pub(crate) use image::{Image, Inspect, List};
 pub(crate) use run::Run;
 pub(crate) use verb::Verb;

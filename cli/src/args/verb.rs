@@ -2,7 +2,7 @@
 
 use clap::{ArgMatches, Command};
 
-use super::{Image, Inspect, Run, image, run};
+use super::{Container, Image, Inspect, Run, container, image, run};
 use crate::error::Result;
 
 /// A verb with its arguments.
@@ -10,6 +10,8 @@ use crate::error::Result;
 pub(crate) enum Verb {
     /// `servin run`
     Run(Box<Run>),
+    /// `servin ps` and the like
+    Container(Container),
     /// `servin images` and the like
     Image(Image),
     /// `servin inspect`
@@ -22,8 +24,7 @@ pub(crate) enum Verb {
 
 /// Adds the verbs to the command.
 pub(super) fn add(command: Command) -> Command {
-    image::add(command)
-        .subcommand(run::command())
+    image::add(container::add(command.subcommand(run::command())))
         .subcommand(Command::new("doctor").about("Say what this host offers, and what to do about it"))
         .subcommand(Command::new("version").about("Print the version of servin and what it was built for"))
 }
@@ -31,6 +32,9 @@ pub(super) fn add(command: Command) -> Command {
 /// Reads the verb `name`.
 pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Verb> {
     if let Some(verb) = image::read(name, matches)? {
+        return Ok(verb);
+    }
+    if let Some(verb) = container::read(name, matches)? {
         return Ok(verb);
     }
     match name {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, Request, RootSource, Text, signal};
 
-use super::{env, keys, size, volume};
+use super::{detach_keys, env, size, volume};
 use crate::args;
 use crate::error::{Error, Result};
 
@@ -39,7 +39,7 @@ pub(crate) trait Host {
     fn input_is_terminal(&self) -> bool;
 }
 
-fn value(flag: &'static str, value: &(impl AsRef<OsStr> + ?Sized)) -> impl Fn(String) -> Error {
+pub(super) fn value(flag: &'static str, value: &(impl AsRef<OsStr> + ?Sized)) -> impl Fn(String) -> Error {
     let value = value.as_ref().display().to_string();
     move |why| Error::Value { flag, value: value.clone(), why, code: 125 }
 }
@@ -109,10 +109,7 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
             text.parse().map_err(|_| value("--stop-timeout", text)("it is a number of seconds".into()))?;
         request.stop_timeout = Some(seconds);
     }
-    let detach_keys = match &typed.detach_keys {
-        Some(text) => keys::sequence(text).map_err(value("--detach-keys", text))?,
-        None => keys::DEFAULT.to_vec(),
-    };
+    let detach_keys = detach_keys(typed.detach_keys.as_deref(), 125)?;
     request.kernel = typed.kernel.map(|path| Text::from(volume::clean(&cwd.join(path))));
     request.read_only = typed.read_only;
     request.terminal = typed.tty;
@@ -129,7 +126,12 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
     Ok(Run { request, timing: typed.timing, sig_proxy: typed.sig_proxy, detach_keys, cidfile })
 }
 
-fn variables(files: &[OsString], words: &[OsString], cwd: &Path, host: &dyn Host) -> Result<Vec<Text>> {
+pub(super) fn variables(
+    files: &[OsString],
+    words: &[OsString],
+    cwd: &Path,
+    host: &dyn Host,
+) -> Result<Vec<Text>> {
     let lookup = |name: &OsStr| host.variable(name);
     let mut variables = Vec::new();
     for file in files {
@@ -171,7 +173,7 @@ fn checked_hostname(name: &str) -> Result<String> {
 }
 
 /// Empty means the image's user, as with docker.
-fn checked_user(user: &str) -> Result<Option<String>> {
+pub(super) fn checked_user(user: &str) -> Result<Option<String>> {
     if user.is_empty() {
         return Ok(None);
     }

@@ -1,12 +1,13 @@
 //! `servin inspect` and `servin image inspect`.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use servin_engine::Error as Failure;
 use servin_engine::image::{Images, guest_directory};
-use servin_engine::store::{Record, State, Store};
-use servin_engine::time::rfc3339;
+use servin_engine::store::Store;
 
+use super::containers::open;
+use super::details;
 use super::progress::Line;
 use crate::args::{Global, Inspect};
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ pub(crate) fn run(global: &Global, typed: &Inspect) -> Result<u8> {
         Some("json") => Some(Template::parse("{{json .}}").map_err(bad)?),
         Some(text) => Some(Template::parse(text).map_err(bad)?),
     };
-    let store = super::store(global)?;
+    let store = open(global)?;
     let mut found = Vec::new();
     let mut code = 0;
     for name in &typed.names {
@@ -50,7 +51,7 @@ pub(crate) fn run(global: &Global, typed: &Inspect) -> Result<u8> {
 fn object(store: &Store, name: &str, kind: Option<&str>) -> Result<Value> {
     if kind != Some("image") {
         match store.containers().find(name) {
-            Ok(record) => return Ok(container(&record)),
+            Ok(record) => return details::container(store, &record),
             Err(Failure::NoSuchContainer { .. }) if kind.is_none() => {}
             Err(error) => return Err(error.into()),
         }
@@ -64,31 +65,6 @@ fn object(store: &Store, name: &str, kind: Option<&str>) -> Result<Value> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// A container with docker's field names, from its row.
-fn container(record: &Record) -> Value {
-    let never = "0001-01-01T00:00:00Z".to_owned();
-    let time = |ns: Option<i64>| ns.map_or_else(|| never.clone(), rfc3339);
-    let is_up = matches!(record.state, State::Running | State::Paused);
-    json!({
-        "Id": record.id,
-        "Name": format!("/{}", record.name),
-        "Created": rfc3339(record.created_ns),
-        "Image": record.image.map_or_else(String::new, |image| image.to_string()),
-        "State": {
-            "Status": record.state.as_str(),
-            "Running": is_up,
-            "Paused": record.state == State::Paused,
-            "OOMKilled": record.oom,
-            "Pid": record.pid.filter(|_| is_up).unwrap_or(0),
-            "ExitCode": record.exit_code.unwrap_or(0),
-            "Error": record.error,
-            "StartedAt": time(record.started_ns),
-            "FinishedAt": time(record.finished_ns),
-        },
-        "Request": serde_json::from_str::<Value>(&record.config).unwrap_or(Value::Null),
-    })
 }
 
 /// JSON with docker's indentation of four.

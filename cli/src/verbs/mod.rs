@@ -1,29 +1,48 @@
 //! One file for each verb: what is done.
 
+mod containers;
+mod details;
 mod doctor;
+mod exec;
 mod history;
 mod images;
 mod inspect;
+mod kill;
 mod load;
+mod logs;
 mod progress;
 mod prune;
+mod ps;
+mod rm;
 mod rmi;
 mod run;
 mod save;
+mod stop;
 mod tag;
 mod version;
+mod wait;
 
 use std::time::Instant;
 
 use servin_engine::store::{Store, default_root};
 
-use crate::args::{Global, Image, Verb};
+use crate::args::{Container, Global, Image, Verb};
 use crate::error::Result;
 
 /// Does what was asked and gives the exit code.
 pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
     match verb {
         Verb::Run(typed) => run::run(global, began, *typed),
+        Verb::Container(container) => match container {
+            Container::Exec(typed) => exec::exec(global, typed),
+            Container::Attach(typed) => exec::attach(global, &typed),
+            Container::Ps(typed) => ps::run(global, &typed),
+            Container::Rm { force, names } => rm::run(global, force, &names),
+            Container::Logs(typed) => logs::run(global, &typed),
+            Container::Wait(names) => wait::run(global, &names),
+            Container::Stop { time, names } => stop::run(global, time.as_deref(), &names),
+            Container::Kill { signal, names } => kill::run(global, signal.as_deref(), &names),
+        },
         Verb::Image(image) => match image {
             Image::Load { input, quiet, platform } => {
                 load::run(global, input.as_deref(), quiet, platform.as_deref())

@@ -106,7 +106,7 @@ fn show(clocks: &Clocks) {
 }
 
 /// This host.
-struct Here;
+pub(super) struct Here;
 
 impl spec::Host for Here {
     fn cwd(&self) -> io::Result<PathBuf> {

@@ -148,6 +148,27 @@ pub(crate) fn remove_container(store: &Store, record: &Record) -> Result<()> {
     Ok(())
 }
 
+/// Whether a container has a monitor, from its lock.
+#[must_use]
+pub fn is_living(store: &Store, id: &str) -> bool {
+    let run = store.root().join("run");
+    // Judged alone, so that no other judge's look is taken for the monitor's lock.
+    let Ok(_judging) = lock_all(&run) else { return false };
+    File::open(run.join(id).join("lock"))
+        .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err())
+}
+
+/// Removes a container that has ended, with its log.
+///
+/// # Errors
+/// [`Error::Running`] while it has a monitor.
+pub fn remove(store: &Store, record: &Record) -> Result<()> {
+    if is_living(store, &record.id) {
+        return Err(Error::Running { name: record.name.clone() });
+    }
+    remove_container(store, record)
+}
+
 /// The directory of living containers.
 fn run_root(root: &Path) -> Result<PathBuf> {
     let run = root.join("run");

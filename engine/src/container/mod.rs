@@ -10,7 +10,7 @@ pub mod signal;
 mod tests;
 
 pub(crate) use life::{RunDir, remove_container};
-pub use life::{connect, reconcile};
+pub use life::{connect, is_living, reconcile, remove};
 pub(crate) use plan::{BindShare, ROOT_TAG};
 pub use plan::{Plan, machine_memory, short};
 pub use record::Config;

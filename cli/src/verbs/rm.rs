@@ -1,0 +1,25 @@
+//! `servin rm`.
+
+use servin_engine::container::remove;
+use servin_engine::monitor::wire::Ask;
+
+use super::containers::{ask, each, open};
+use super::wait::exit_code;
+use crate::args::Global;
+use crate::error::Result;
+
+/// Removes each container and prints its name.
+pub(crate) fn run(global: &Global, force: bool, names: &[String]) -> Result<u8> {
+    let store = open(global)?;
+    each(names, |name| {
+        let record = store.containers().find(name)?;
+        if force && ask(&store, &record, &Ask::Kill(9)).is_ok() {
+            exit_code(&store, &record, &Ask::Wait)?;
+        }
+        // Its own end may have removed it (--rm).
+        if let Some(record) = store.containers().get(&record.id)? {
+            remove(&store, &record)?;
+        }
+        Ok(name.to_owned())
+    })
+}
