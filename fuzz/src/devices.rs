@@ -218,3 +218,8 @@ pub fn serial(data: &[u8]) {
         }
     }
 }
+
+/// Any packets to the socket device, with connections from both sides; or any packets to one connection.
+pub fn vsock(data: &[u8]) {
+    servin_devices::virtio::vsock::testing::fuzz(data);
+}

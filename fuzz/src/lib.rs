@@ -7,7 +7,7 @@
 mod devices;
 mod guest;
 
-pub use devices::{chain, fs, mmio, serial};
+pub use devices::{chain, fs, mmio, serial, vsock};
 pub use guest::{assist, proto};
 pub use servin_engine::fuzz::{archive as image_archive, layers as image_layers, tar as image_tar};
 
@@ -76,5 +76,5 @@ mod tests {
         };
     }
 
-    replays!(chain mmio fs serial proto assist image_archive image_layers image_tar);
+    replays!(chain mmio fs serial vsock proto assist image_archive image_layers image_tar);
 }
