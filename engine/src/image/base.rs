@@ -44,6 +44,13 @@ impl Images<'_> {
                 if known.is_none() || offered(guest).is_some_and(|id| Some(id) != known) =>
             {
                 self.load(Source::Path(&guest.join(BASE_ARCHIVE)), &Platform::native(), progress)?;
+                // The one of the version before has lost its name; it stays only for containers that are made from it.
+                if let Some(old) = known {
+                    match self.remove(&old.to_string(), false) {
+                        Ok(_) | Err(Error::ImageInUse { .. } | Error::NoSuchImage { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
                 self.find(text)
             }
             _ => found,

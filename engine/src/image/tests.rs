@@ -549,6 +549,7 @@ fn the_base_image_is_loaded_when_it_is_first_asked_for_and_when_it_is_new() {
     db.execute("INSERT INTO images SELECT ?1, manifest, config, size, 7 FROM images", [&old]).unwrap();
     db.execute("UPDATE tags SET image = ?1", [&old]).unwrap();
     assert_eq!(find("servin/base:latest").unwrap().id, image.id);
+    assert_eq!(images.list().unwrap().len(), 1, "the old one stays without a name");
     // One that only has the name is the user's.
     load(&store, &layout().tar()).unwrap();
     images.tag("hello:1", &"servin/base".parse().unwrap()).unwrap();
