@@ -65,6 +65,7 @@ fn write(path: &Path, id: &[u8; 16], ram: &GuestRam) -> io::Result<()> {
     file.write_all_at(&[&MAGIC[..], id].concat(), 0)?;
     let mut at = HEADER;
     let mut buffer = vec![0; PIECE];
+    let zeroes = vec![0; PIECE];
     for region in ram.iter() {
         let len = region.len();
         let mut done = 0;
@@ -72,7 +73,8 @@ fn write(path: &Path, id: &[u8; 16], ram: &GuestRam) -> io::Result<()> {
             let piece = usize::try_from(len - done).unwrap_or(PIECE).min(PIECE);
             let (bytes, _) = buffer.split_at_mut(piece);
             region.read_slice(bytes, MemoryRegionAddress(done)).map_err(io::Error::other)?;
-            if bytes.iter().any(|&byte| byte != 0) {
+            // Slices are compared word by word.
+            if zeroes.get(..piece) != Some(&*bytes) {
                 let slice = region.get_slice(MemoryRegionAddress(done), piece).map_err(io::Error::other)?;
                 write_all(&file, &slice, at + done)?;
             }
