@@ -55,7 +55,7 @@ stock() {
   chmod +x "$tmp/root/init"
   (cd "$tmp/root" && find . | "$image/busybox" cpio -o -H newc -R 0:0) >"$tmp/initrd" 2>/dev/null
   "$here/run.sh" --timeout 200 --add "$image/vmlinuz:/kernel" --add "$tmp/initrd:/initrd" -- \
-    "$boot" /kernel --initramfs /initrd --mem 256 --append 'console=ttyS0 quiet panic=-1' >"$tmp/out" 2>&1
+    "$boot" /kernel --initramfs /initrd --mem 256 --serial --append 'console=ttyS0 quiet panic=-1' >"$tmp/out" 2>&1
   if grep -q "^the kernel .*cloud.* has reached PID 1" "$tmp/out" && grep -q '^Reset' "$tmp/out"; then
     echo '1 passed, 0 failed, 0 skipped'
     rm -rf "$tmp"

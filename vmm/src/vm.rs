@@ -1,7 +1,8 @@
 //! A virtual machine: start it, wait for it, pause, resume and stop it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::event::ExitReason;
 use crate::gate::{End, Gate, Phase};
-use crate::hv;
+use crate::hv::{self, VcpuState};
+use crate::snapshot;
 use crate::timeline::Timeline;
 use crate::vcpu;
 
@@ -110,6 +112,50 @@ impl Vm {
             self.resume_devices()?;
         }
         self.gate.resume()
+    }
+
+    /// Saves a paused VM into the directory `dir`, which must exist. The VM stays paused. Files of an earlier snapshot are
+    /// replaced once the new ones are whole.
+    ///
+    /// # Errors
+    /// The VM is not paused, has a serial port (whose state cannot be saved), or the host failed.
+    pub fn save(&self, dir: &Path) -> Result<(), Error> {
+        if self.gate.phase() != Phase::Paused {
+            return Err(Error::Lifecycle { what: "save", is: "is not paused" });
+        }
+        if self.has_serial {
+            return Err(Error::Unsupported {
+                what: "saving a VM with a serial port",
+                why: "the state of the port cannot be saved; use a virtio console".to_owned(),
+            });
+        }
+        let devices = self.devices.iter().map(|device| {
+            let transport = lock(&device.transport);
+            Ok((transport.device_id(), transport.save()?))
+        });
+        let contents = snapshot::Contents {
+            memory_mib: self.config.memory_mib,
+            mem: &self.mem,
+            devices: devices.collect::<Result<_, Error>>()?,
+            machine: self.machine.save()?,
+            vcpus: (0..self.config.cpus.into())
+                .map(|index| self.save_vcpu(index))
+                .collect::<Result<_, _>>()?,
+        };
+        snapshot::write(dir, contents)
+    }
+
+    /// Has a parked vCPU save itself on its own thread.
+    fn save_vcpu(&self, index: usize) -> Result<VcpuState, Error> {
+        let (give, take) = mpsc::sync_channel(1);
+        self.gate.command(
+            index,
+            Box::new(move |vcpu| {
+                // Nobody waits any more when the VM ended meanwhile.
+                let _ = give.send(vcpu.save());
+            }),
+        )?;
+        take.recv().map_err(|_| Error::Lifecycle { what: "save", is: "has ended" })?
     }
 
     /// Ends the VM at once, whatever the guest does. [`Self::wait`] tells when it is done.

@@ -12,16 +12,14 @@ mod memory_file;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 
 use serde::{Deserialize, Serialize};
+use servin_devices::mem::Mem;
 use servin_devices::state::{self, State};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::gate::Phase;
 use crate::hv::{MachineState, VcpuState};
-use crate::vm::{Vm, lock};
 
 use format::Sections;
 pub(crate) use memory_file::MemoryFile;
@@ -118,60 +116,43 @@ impl Snapshot {
     }
 }
 
-impl Vm {
-    /// Saves a paused VM into the directory `dir`, which must exist. The VM stays paused. Files of an earlier snapshot are
-    /// replaced once the new ones are whole.
-    ///
-    /// # Errors
-    /// The VM is not paused, has a serial port (whose state cannot be saved), or the host failed.
-    pub fn save(&self, dir: &Path) -> Result<(), Error> {
-        if self.gate.phase() != Phase::Paused {
-            return Err(Error::Lifecycle { what: "save", is: "is not paused" });
-        }
-        if self.has_serial {
-            return Err(Error::Unsupported {
-                what: "saving a VM with a serial port",
-                why: "the state of the port cannot be saved; use a virtio console".to_owned(),
-            });
-        }
-        let mut id = [0; 16];
-        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| Error::Host { doing: "numbering a snapshot", source: e.into() })?;
+/// Everything of a paused VM.
+pub(crate) struct Contents<'a> {
+    pub(crate) memory_mib: u64,
+    pub(crate) mem: &'a Mem,
+    /// Type and state of each device.
+    pub(crate) devices: Vec<(u32, Vec<u8>)>,
+    pub(crate) machine: MachineState,
+    pub(crate) vcpus: Vec<VcpuState>,
+}
 
-        let mut sections = Sections::default();
-        let mut types = Vec::new();
-        for (index, device) in self.devices.iter().enumerate() {
-            let transport = lock(&device.transport);
-            types.push(transport.device_id());
-            sections.push(format!("device{index}"), transport.save()?);
-        }
-        sections.push("machine", state::encode(&self.machine.save()?)?);
-        for index in 0..self.config.cpus.into() {
-            sections.push(format!("vcpu{index}"), state::encode(&self.save_vcpu(index)?)?);
-        }
-        let shape = Shape { id, memory_mib: self.config.memory_mib, cpus: self.config.cpus, devices: types };
-        sections.push("vm", state::encode(&shape)?);
-
-        let memory = Draft::new(dir, MEMORY);
-        MemoryFile::write(&memory.path, &id, &self.mem)?;
-        let state = Draft::new(dir, STATE);
-        fs::write(&state.path, sections.encode()).map_err(Error::host("writing the state of a snapshot"))?;
-        memory.keep()?;
-        state.keep()
+/// Writes a snapshot into the directory `dir`.
+pub(crate) fn write(dir: &Path, contents: Contents<'_>) -> Result<(), Error> {
+    let mut id = [0; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::Host { doing: "numbering a snapshot", source: e.into() })?;
+    let shape = Shape {
+        id,
+        memory_mib: contents.memory_mib,
+        cpus: u8::try_from(contents.vcpus.len()).unwrap_or(u8::MAX),
+        devices: contents.devices.iter().map(|(kind, _)| *kind).collect(),
+    };
+    let mut sections = Sections::default();
+    sections.push("vm", state::encode(&shape)?);
+    for (index, (_, device)) in contents.devices.into_iter().enumerate() {
+        sections.push(format!("device{index}"), device);
+    }
+    sections.push("machine", state::encode(&contents.machine)?);
+    for (index, vcpu) in contents.vcpus.iter().enumerate() {
+        sections.push(format!("vcpu{index}"), state::encode(vcpu)?);
     }
 
-    /// Has a parked vCPU save itself on its own thread.
-    fn save_vcpu(&self, index: usize) -> Result<VcpuState, Error> {
-        let (give, take) = mpsc::sync_channel(1);
-        self.gate.command(
-            index,
-            Box::new(move |vcpu| {
-                // Nobody waits any more when the VM ended meanwhile.
-                let _ = give.send(vcpu.save());
-            }),
-        )?;
-        take.recv().map_err(|_| Error::Lifecycle { what: "save", is: "has ended" })?
-    }
+    let memory = Draft::new(dir, MEMORY);
+    MemoryFile::write(&memory.path, &id, contents.mem)?;
+    let state = Draft::new(dir, STATE);
+    fs::write(&state.path, sections.encode()).map_err(Error::host("writing the state of a snapshot"))?;
+    memory.keep()?;
+    state.keep()
 }
 
 /// A file that is not there under its name before it is whole.
