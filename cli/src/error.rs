@@ -89,6 +89,15 @@ impl Error {
         }
     }
 
+    /// The same failure on the way of a verb that gives programs' codes back.
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        match self {
+            Error::Engine { error, .. } => Error::Engine { error, code },
+            Error::Host { what, source, .. } => Error::Host { what, source, code },
+            other => other,
+        }
+    }
+
     /// What the user can do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {

@@ -22,12 +22,13 @@ mod tag;
 mod version;
 mod wait;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use servin_engine::store::{Store, default_root};
 
 use crate::args::{Container, Global, Image, Verb};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Does what was asked and gives the exit code.
 pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
@@ -62,8 +63,27 @@ pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
     }
 }
 
-/// The store of the data root that was named, or of the default one.
-fn store(global: &Global) -> Result<Store> {
+/// The data root that was named, or the default one; absolute, for a monitor has another working directory.
+fn data_root(global: &Global) -> Result<PathBuf> {
     let root = global.data_root.clone().map_or_else(default_root, Ok)?;
-    Ok(Store::open(&root)?)
+    std::path::absolute(&root).map_err(|source| {
+        let what = format!("find {}", root.display());
+        Error::Host { what, source, code: 1 }
+    })
+}
+
+/// The store of the data root.
+fn store(global: &Global) -> Result<Store> {
+    Ok(Store::open(&data_root(global)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_data_root_is_made_absolute() {
+        let global = Global { data_root: Some("some/where".into()), log_level: log::LevelFilter::Off };
+        assert_eq!(data_root(&global).unwrap(), std::env::current_dir().unwrap().join("some/where"));
+    }
 }

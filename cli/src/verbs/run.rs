@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use servin_engine::monitor::Launch;
 use servin_engine::monitor::wire::Clocks;
-use servin_engine::store::Store;
 
 use crate::args::{self, Global};
 use crate::error::{Error, Result};
@@ -32,7 +31,7 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
     };
     let signals = session::signals(&watch).map_err(host("take signals over"))?;
     let launch = Launch {
-        data_root: global.data_root.clone(),
+        data_root: Some(super::data_root(global).map_err(|error| error.with_code(125))?),
         size: terminal::size(),
         began,
         keep_stderr: global.log_level >= log::LevelFilter::Debug,
@@ -69,11 +68,7 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
         End::Failed(failure) => Err(Error::Monitor(failure)),
         End::Lost => {
             // What it left is put in order at once, not by the next command.
-            let tidy = match &global.data_root {
-                Some(root) => Store::open(root),
-                None => Store::open_default(),
-            };
-            let _ = tidy.and_then(|store| servin_engine::container::reconcile(&store));
+            let _ = super::containers::open(global);
             Err(Error::Lost { code: 125 })
         }
     }
