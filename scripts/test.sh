@@ -36,10 +36,11 @@ case ${1:-} in
     [ ! -f initramfs/agent/Cargo.toml ] || (cd initramfs/agent && cargo test --locked --lib) || status=1
     exit $status ;;
   :doc) cargo test --doc --workspace --locked ;;
-  :servin) cargo build --release --locked -p servin ;;
+  :servin) cargo build --release --locked -p servin -p servin-benches ;;
   :fuzz) scripts/fuzz-replay.sh ;;
   :machine) nextest run --workspace --locked --filterset 'package(servin-tests) & kind(test)' ;;
   :nested) tests/nested/suite.sh ;;
+  :budget) RUNS=2 scripts/bench.sh :boot ;;
   :nested-host) tests/nested/selftest.sh ;;
   :cross) scripts/cross-check.sh ;;
   :*) echo "no stage $1"; exit 2 ;;
@@ -57,7 +58,8 @@ for stage; do
       'base image|300|engine/base/build.sh' 'servin|1800|:servin') ;;
     fuzz) [ ! -d fuzz ] || stages+=('fuzz corpus replay|900|:fuzz') ;;
     machine) stages+=('whole machines on /dev/kvm|900|:machine') ;;
-    nested) stages+=('the nested host itself|400|:nested-host' 'whole machines in the nested host|1200|:nested') ;;
+    nested) stages+=('the nested host itself|400|:nested-host' 'whole machines in the nested host|1200|:nested'
+      'boot within its budget of instructions|600|:budget') ;;
     cross) stages+=('other targets|1500|:cross') ;;
     *) echo "unknown stage $stage (known: lint unit guest fuzz machine nested cross)"; exit 2 ;;
   esac

@@ -75,6 +75,6 @@ for program in $machines; do
   run "$(basename "${program%-*}")" 900 --mem 3072 --disk 2048 --cwd /disk --env TMPDIR=/disk \
     --env "SERVIN_BIN=$servin" --env "SERVIN_GUEST_DIR=$root/target/guest" \
     --add "$servin" --add "$root/target/guest" \
-    -- "$program" --test-threads 1 --show-output "$@"
+    -- "$program" --test-threads 1 --show-output ${1+"$@"}
 done
 exit $status

@@ -396,13 +396,45 @@ fn a_run_leaves_no_process_behind() {
 }
 
 #[test]
-fn killing_the_command_line_leaves_no_process_behind() {
+fn a_container_whose_command_line_is_killed_ends_cleanly_by_itself() {
     let Some(servin) = Servin::new() else { return };
-    let mut running = servin.start(&["run", "--rm", BASE, "sh", "-c", "echo ready; exec sleep 1000"]);
+    let shared = servin.folder().join("shared");
+    fs::create_dir(&shared).unwrap();
+    let volume = format!("{}:/data", shared.display());
+    let script = "echo ready; until test -e /data/go; do sleep 0.1; done; echo done > /data/result";
+    let mut running = servin.start(&["run", "--rm", "-v", &volume, BASE, "sh", "-c", script]);
     running.wait_for("ready\n");
     running.signal("KILL");
     let _ = running.child.wait();
+    fs::write(shared.join("go"), "").unwrap();
     expect_no_process(&servin);
+    assert_eq!(fs::read_to_string(shared.join("result")).unwrap(), "done\n");
+    let listed = servin.go(&["ps", "-a", "-q"]);
+    listed.expect(0, "");
+}
+
+#[test]
+fn a_killed_monitor_leaves_nothing_behind_and_the_next_command_sees_the_truth() {
+    let Some(servin) = Servin::new() else { return };
+    let mut running =
+        servin.start(&["run", "--name", "box", BASE, "sh", "-c", "echo ready; exec sleep 1000"]);
+    running.wait_for("ready\n");
+    let command_line = running.child.id().to_string();
+    let monitors: Vec<_> =
+        pids_of(&servin.data_root()).into_iter().filter(|pid| *pid != command_line).collect();
+    assert!(!monitors.is_empty(), "the command line is the only process");
+    for pid in &monitors {
+        let _ = std::process::Command::new("kill").args(["-s", "KILL", pid]).status();
+    }
+    let outcome = running.finish();
+    assert_ne!(outcome.code, Some(0), "{outcome:?}");
+    assert!(!outcome.stderr.is_empty(), "it says nothing");
+    expect_no_process(&servin);
+    servin.go(&["ps", "-q"]).expect(0, "");
+    let listed = servin.go(&["ps", "-a"]);
+    assert!(listed.text().contains("box") && !listed.text().contains("Up"), "{listed:?}");
+    let gone = servin.go(&["rm", "box"]);
+    assert_eq!(gone.code, Some(0), "{gone:?}");
 }
 
 /// Waits until no process of this servin is left. Tearing a machine down may take a moment longer than the command.
@@ -419,16 +451,24 @@ fn expect_no_process(servin: &Servin) {
     }
 }
 
-/// The processes whose environment names this data root: servin's own, whatever they call themselves.
+/// The processes whose environment names this data root, whatever they call themselves: their command lines.
 fn processes_of(data_root: &Path) -> Vec<String> {
+    pids_of(data_root)
+        .iter()
+        .map(|pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+        .map(|command| String::from_utf8_lossy(&command).replace('\0', " "))
+        .collect()
+}
+
+/// As [`processes_of`]: their numbers.
+fn pids_of(data_root: &Path) -> Vec<String> {
     let needle = format!("SERVIN_DATA_ROOT={}", data_root.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
-        if environment.split(|byte| *byte == 0).any(|variable| variable == needle.as_bytes()) {
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            found.push(String::from_utf8_lossy(&command).replace('\0', " "));
-        }
-    }
-    found
+    let names =
+        |environment: &[u8]| environment.split(|byte| *byte == 0).any(|word| word == needle.as_bytes());
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| fs::read(entry.path().join("environ")).is_ok_and(|environment| names(&environment)))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
