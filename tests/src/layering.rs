@@ -56,6 +56,7 @@ pub const DEVICES: &[Module] = &[
     Apart("power", 3),
     Below("testing", 4),
     Below("virtio::fs::testing", 4),
+    Below("virtio::vsock::testing", 4),
 ];
 
 /// The modules of `servin-vmm`. The backends of `hv` are apart from each other.
@@ -75,8 +76,10 @@ pub const VMM: &[Module] = &[
     Below("config", 5),
     Below("gate", 5),
     Below("legacy", 5),
-    Below("snapshot", 5),
+    Below("snapshot::format", 5),
+    Below("snapshot::memory_file", 5),
     Below("vcpu", 5),
+    Only("snapshot", 6), // saves a whole VM, is restored by the builder
     Below("vm", 6),
     Below("builder", 6),
 ];
