@@ -4,7 +4,7 @@
 # and is counted; without a reason to skip (there is a /dev/kvm) such a test is a failure.
 #
 #   scripts/test.sh                all of it
-#   scripts/test.sh STAGE...       some of: lint unit guest fuzz machine nested cross
+#   scripts/test.sh STAGE...       some of: lint guest unit fuzz machine nested cross
 #   scripts/test.sh :NAME          one stage's command, without deadline or log (used by this script itself)
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 self=$root/scripts/test.sh
@@ -48,7 +48,7 @@ esac
 case ${1:-} in :*) exit ;; esac
 
 # ---- which stages ---------------------------------------------------------------------------------------------
-[ $# -gt 0 ] || set -- lint unit guest fuzz machine nested cross
+[ $# -gt 0 ] || set -- lint guest unit fuzz machine nested cross
 stages=('packages|900|:packages' 'tools|600|:tools')
 for stage; do
   case $stage in
@@ -61,7 +61,7 @@ for stage; do
     nested) stages+=('the nested host itself|400|:nested-host' 'whole machines in the nested host|1200|:nested'
       'boot within its budget of instructions|600|:budget') ;;
     cross) stages+=('other targets|1500|:cross') ;;
-    *) echo "unknown stage $stage (known: lint unit guest fuzz machine nested cross)"; exit 2 ;;
+    *) echo "unknown stage $stage (known: lint guest unit fuzz machine nested cross)"; exit 2 ;;
   esac
 done
 
