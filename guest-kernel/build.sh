@@ -51,8 +51,8 @@ compiler="$(gcc -dumpfullversion) $(gcc -dumpmachine) / $(ld --version | head -n
 config_hash=$(hash <"$config")
 shopt -s nullglob
 patches=("$here"/patches/*.patch)
-tree_key=$(for p in "${patches[@]}"; do basename "$p"; cat "$p"; done | cat - <(echo "$identity") | hash)
-key=$(echo "recipe $recipe|$identity|$compiler|$config_hash|$tree_key" | hash)
+patches_hash=$(for p in "${patches[@]}"; do basename "$p"; cat "$p"; done | hash)
+key=$(echo "recipe $recipe|$identity|$compiler|$config_hash|$patches_hash" | hash)
 
 mode=${1:-}
 case $mode in
@@ -93,22 +93,33 @@ fi
 
 start=$SECONDS
 tree=$work/linux
-if [ "$(cat "$work/tree.key" 2>/dev/null || true)" != "$tree_key" ]; then
+# A tree of the same source is kept. Only files that differ are touched, so that a changed patch costs what it changes.
+if [ "$(cat "$work/source.key" 2>/dev/null || true)" != "$identity" ]; then
     say "1/4 unpacking $source ($identity)"
     mkdir -p "$work"
-    rm -rf "$tree" "$work/unpack" "$work/tree.key"
-    mkdir "$work/unpack"
+    rm -rf "$work/source.key" "$tree" "$work/unpack" "$work/pristine"
+    mkdir "$work/unpack" "$work/pristine"
     tar -xf "$source" -C "$work/unpack"
     mv "$work/unpack"/*/ "$tree"
     rmdir "$work/unpack"
-    for p in "${patches[@]}"; do
-        say "    patch $(basename "$p")"
-        patch -d "$tree" -p1 --forward --fuzz=0 --no-backup-if-mismatch -s <"$p" || fail "$(basename "$p") does not apply"
-    done
-    echo "$tree_key" >"$work/tree.key"
+    echo "$identity" >"$work/source.key"
 else
-    say "1/4 source tree is unpacked and patched already"
+    say "1/4 source tree is unpacked already"
 fi
+# pristine/ holds every file that a patch ever changed as it came; stage/ holds the same files patched.
+rm -rf "$work/stage"
+mkdir "$work/stage"
+sed -n 's,^+++ b/\([^\t]*\).*,\1,p' /dev/null "${patches[@]}" | sort -u | while read -r file; do
+    [ -e "$work/pristine/$file" ] || (cd "$tree" && cp -p --parents "$file" "$work/pristine/")
+done
+cp -rp "$work/pristine/." "$work/stage/"
+for p in "${patches[@]}"; do
+    say "    patch $(basename "$p")"
+    patch -d "$work/stage" -p1 --forward --fuzz=0 --no-backup-if-mismatch -s <"$p" || fail "$(basename "$p") does not apply"
+done
+(cd "$work/stage" && find . -type f) | while read -r file; do
+    cmp -s "$work/stage/$file" "$tree/$file" || cp "$work/stage/$file" "$tree/$file"
+done
 
 say "2/4 configuring"
 # Everything that would tell one build from another is pinned.
