@@ -10,18 +10,25 @@ use servin_vmm::hv::Hypervisor;
 use servin_vmm::hv::fake::Fake;
 use servin_vmm::{ExitReason, Vm, VmBuilder};
 
-/// Descriptors, threads and mappings of this process.
+/// Descriptors, threads and mappings of this process, and the signals that it blocks, ignores and has handlers for.
 #[derive(Debug, PartialEq, Eq)]
 struct Holdings {
     descriptors: usize,
     threads: usize,
     mappings: usize,
+    signals: Vec<String>,
 }
 
 fn holdings() -> Holdings {
     Holdings {
         descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
         threads: fs::read_dir("/proc/self/task").unwrap().count(),
+        signals: fs::read_to_string("/proc/thread-self/status")
+            .unwrap()
+            .lines()
+            .filter(|line| ["SigBlk", "SigIgn", "SigCgt"].iter().any(|name| line.starts_with(name)))
+            .map(str::to_owned)
+            .collect(),
         mappings: fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
     }
 }

@@ -15,11 +15,11 @@
 //!                                         slots --move to a thread, bind()--> Vcpu --run(GuestIo)--> Exit
 //! ```
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod conformance;
 pub mod entry;
 pub mod fake;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
 pub mod state;
 pub mod x86;

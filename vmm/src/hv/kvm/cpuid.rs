@@ -2,7 +2,7 @@
 //!
 //! Without the hypervisor bit and the TSC deadline timer the kernel finds no kvmclock and stalls in calibration.
 
-use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 /// Leaf 1 ECX: the local APIC timer has a TSC deadline mode.
 const TSC_DEADLINE: u32 = 1 << 24;
@@ -10,6 +10,9 @@ const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 EDX: EBX tells the number of logical processors of the package.
 const HTT: u32 = 1 << 28;
+
+/// Extended topology: which bits of an APIC number tell threads and cores apart.
+const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
 
 /// The paravirtual features of KVM (`KVM_CPUID_FEATURES`).
 const KVM_FEATURES: u32 = 0x4000_0001;
@@ -26,6 +29,9 @@ const HYPERCALL_FEATURES: u32 = (1 << 4)    // async page faults
 /// CPUID of vCPU `index` of `cpus`.
 pub(super) fn for_vcpu(supported: &CpuId, index: u8, cpus: u8, emulates_kernel: bool) -> CpuId {
     let mut cpuid = supported.clone();
+    for leaf in TOPOLOGY {
+        complete_topology(&mut cpuid, leaf);
+    }
     let apic_id = u32::from(index);
     let count = u32::from(cpus);
     // APIC numbers are contiguous; this many bits of one tell the vCPUs of the package apart.
@@ -40,7 +46,7 @@ pub(super) fn for_vcpu(supported: &CpuId, index: u8, cpus: u8, emulates_kernel: 
             // Deterministic caches (Intel): one thread shares L1 and L2, the package shares L3.
             4 => share_cache(entry, 26, count),
             // Extended topology: a thread level, then a core level.
-            0xb | 0x1f => topology(entry, apic_id, count, bits),
+            leaf if TOPOLOGY.contains(&leaf) => topology(entry, apic_id, count, bits),
             KVM_FEATURES if emulates_kernel => entry.eax &= !HYPERCALL_FEATURES,
             // AMD: number of threads, and the width of the APIC number.
             0x8000_0008 => entry.ecx = (bits << 12) | (count - 1),
@@ -66,6 +72,20 @@ fn share_cache(entry: &mut kvm_cpuid_entry2, cores_at: u32, count: u32) {
     }
     if let Some(shifted) = (count - 1).checked_shl(cores_at) {
         entry.eax = (entry.eax & 0x03ff_ffff) | shifted;
+    }
+}
+
+/// KVM of Linux 6.2 and later leaves the levels to the monitor and gives the first one only.
+fn complete_topology(cpuid: &mut CpuId, leaf: u32) {
+    let has = |index| cpuid.as_slice().iter().any(|e| e.function == leaf && e.index == index);
+    if has(0) && !has(1) {
+        let flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+        let level = kvm_cpuid_entry2 { function: leaf, index: 1, flags, ..Default::default() };
+        // Without room the guest sees one package per vCPU.
+        let _ = cpuid.push(level);
+        for entry in cpuid.as_mut_slice().iter_mut().filter(|e| e.function == leaf) {
+            entry.flags |= flags;
+        }
     }
 }
 
@@ -105,6 +125,15 @@ mod tests {
         assert_eq!((find(&cpuid, 0xb, 1).eax, find(&cpuid, 0xb, 1).ebx), (2, 3));
         assert_eq!((find(&cpuid, 0xb, 0).eax, find(&cpuid, 0xb, 0).ebx), (0, 1));
         assert_eq!(find(&cpuid, 0x8000_001e, 0).eax, 2);
+    }
+
+    #[test]
+    fn a_missing_core_level_is_added() {
+        let supported = CpuId::from_entries(&[entry(0xb, 0)]).unwrap();
+        let cpuid = for_vcpu(&supported, 3, 4, false);
+        assert_eq!((find(&cpuid, 0xb, 1).eax, find(&cpuid, 0xb, 1).ebx), (2, 4));
+        assert_eq!((find(&cpuid, 0xb, 1).ecx, find(&cpuid, 0xb, 1).edx), (0x201, 3));
+        assert_eq!(cpuid.as_slice().iter().filter(|e| e.function == 0x1f).count(), 0);
     }
 
     #[test]
