@@ -13,7 +13,7 @@ pub enum Entry {
 }
 
 /// How an x86 vCPU begins. Interrupts are off; segments are flat, code at [`X86Entry::CODE`], data at
-/// [`X86Entry::DATA`], descriptors as in [`X86Entry::GDT`].
+/// [`X86Entry::DATA`], descriptors as in [`X86Entry::gdt()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct X86Entry {
     /// The mode of the first instruction.

@@ -1,7 +1,7 @@
 //! The fake backend: a guest written in Rust, with real memory, the real bus and real device workers.
 //!
 //! The monitor runs its vCPU threads as ever. The test holds a [`FakeCpu`] and says what the guest does:
-//! `cpu.write32(addr, value)` becomes an access that the vCPU's thread carries out inside [`hv::Vcpu::run`].
+//! `cpu.write32(addr, value)` becomes an access that the vCPU's thread carries out inside [`Vcpu::run`].
 //!
 //! ```text
 //! test thread: FakeCpu::write32 --request--> vCPU thread: run() -> GuestIo::mmio_write
