@@ -20,6 +20,7 @@ compile_error!("the agent is written for x86_64 Linux so far");
 // arch/x86/entry/syscalls/syscall_64.tbl
 const IOCTL: usize = 16;
 const CONNECT: usize = 42;
+const SETSOCKOPT: usize = 54;
 const EXECVE: usize = 59;
 const EXIT: usize = 60;
 const KILL: usize = 62;
@@ -36,11 +37,15 @@ const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const SIGCHLD: u64 = 17;
 
-/// A system call of up to four arguments.
+/// A system call of up to five arguments.
 ///
 /// # Safety
 /// The arguments must be what the call takes, and pointers must stay valid for what it does with them.
-unsafe fn syscall(number: usize, args: [usize; 4]) -> Result<usize> {
+unsafe fn syscall<const N: usize>(number: usize, given: [usize; N]) -> Result<usize> {
+    let mut args = [0; 5];
+    for (argument, given) in args.iter_mut().zip(given) {
+        *argument = given;
+    }
     let result: isize;
     // SAFETY: the syscall instruction changes rax, rcx and r11 only; the rest is the caller's.
     unsafe {
@@ -51,6 +56,7 @@ unsafe fn syscall(number: usize, args: [usize; 4]) -> Result<usize> {
             in("rsi") args[1],
             in("rdx") args[2],
             in("r10") args[3],
+            in("r8") args[4],
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
@@ -88,7 +94,7 @@ impl Strings {
 
 /// Replaces the process by the program at `path`; returns only an error.
 pub(crate) fn execve(path: &CStr, argv: &Strings, env: &Strings) -> Errno {
-    let args = [path.as_ptr() as usize, argv.pointers.as_ptr() as usize, env.pointers.as_ptr() as usize, 0];
+    let args = [path.as_ptr() as usize, argv.pointers.as_ptr() as usize, env.pointers.as_ptr() as usize];
     // SAFETY: a terminated path and two lists of terminated strings with a null at their ends, all borrowed
     // for the call.
     match unsafe { syscall(EXECVE, args) } {
@@ -193,20 +199,20 @@ pub(crate) fn spawn<T>(
 pub(crate) fn exit_now(code: u8) -> ! {
     loop {
         // SAFETY: exit takes a number and does not return.
-        let _ = unsafe { syscall(EXIT, [usize::from(code), 0, 0, 0]) };
+        let _ = unsafe { syscall(EXIT, [usize::from(code)]) };
     }
 }
 
 /// kill(2), with real-time signals too.
 pub(crate) fn kill(pid: i32, signal: u8) -> Result<()> {
     // SAFETY: two numbers.
-    unsafe { syscall(KILL, [pid as usize, usize::from(signal), 0, 0]) }.map(drop)
+    unsafe { syscall(KILL, [pid as usize, usize::from(signal)]) }.map(drop)
 }
 
 /// Takes capability number `capability` out of the bounding set (prctl(2), PR_CAPBSET_DROP).
 pub(crate) fn drop_from_bounding_set(capability: u32) -> Result<()> {
     // SAFETY: two numbers.
-    unsafe { syscall(PRCTL, [24, capability as usize, 0, 0]) }.map(drop)
+    unsafe { syscall(PRCTL, [24, capability as usize]) }.map(drop)
 }
 
 /// prlimit64(2) on the calling process.
@@ -217,12 +223,20 @@ pub(crate) fn set_rlimit(limit: &servin_init::proto::Rlimit) -> Result<()> {
 }
 
 /// Starts connecting a socket to a vsock address (`struct sockaddr_vm`, linux/vm_sockets.h).
+///
+/// The kernel gives up after two seconds by itself, which a busy host can take. The host is there as long as the
+/// guest is, so it gets ten minutes.
 pub(crate) fn connect_vsock(socket: BorrowedFd<'_>, cid: u32, port: u32) -> Result<()> {
     const AF_VSOCK: u32 = 40;
+    const SO_VM_SOCKETS_CONNECT_TIMEOUT: usize = 6;
+    let (fd, patience) = (socket.as_raw_fd() as usize, [600_i64, 0]);
+    let (value, length) = (patience.as_ptr() as usize, size_of_val(&patience));
+    let args = [fd, AF_VSOCK as usize, SO_VM_SOCKETS_CONNECT_TIMEOUT, value, length];
+    // SAFETY: the option takes a struct timeval: seconds and microseconds.
+    unsafe { syscall(SETSOCKOPT, args) }?;
     let address: [u32; 4] = [AF_VSOCK, port, cid, 0];
-    let args = [socket.as_raw_fd() as usize, address.as_ptr() as usize, size_of_val(&address), 0];
     // SAFETY: family and a reserved half-word (little-endian), port, CID, flags and padding: a sockaddr_vm.
-    unsafe { syscall(CONNECT, args) }.map(drop)
+    unsafe { syscall(CONNECT, [fd, address.as_ptr() as usize, size_of_val(&address)]) }.map(drop)
 }
 
 /// Adds `bytes` to the kernel's random pool and credits them fully (random(4), RNDADDENTROPY).
@@ -233,7 +247,7 @@ pub(crate) fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     request.extend_from_slice(&(bytes.len() as u32).to_ne_bytes());
     request.extend_from_slice(bytes);
     // SAFETY: a struct rand_pool_info: entropy in bits, size of the buffer, the buffer.
-    unsafe { syscall(IOCTL, [random.as_raw_fd() as usize, RNDADDENTROPY, request.as_ptr() as usize, 0]) }
+    unsafe { syscall(IOCTL, [random.as_raw_fd() as usize, RNDADDENTROPY, request.as_ptr() as usize]) }
         .map(drop)
 }
 
@@ -249,7 +263,7 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> Result<()> {
         flags.copy_from_slice(&IFF_UP_RUNNING.to_ne_bytes());
     }
     // SAFETY: a struct ifreq: 16 bytes of name, then the flags; 40 bytes in all.
-    unsafe { syscall(IOCTL, [socket.as_raw_fd() as usize, SIOCSIFFLAGS, request.as_ptr() as usize, 0]) }
+    unsafe { syscall(IOCTL, [socket.as_raw_fd() as usize, SIOCSIFFLAGS, request.as_ptr() as usize]) }
         .map(drop)
 }
 
@@ -257,7 +271,7 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> Result<()> {
 pub(crate) fn power_port() {
     const PORT: u16 = 0x600;
     // SAFETY: three numbers; asks the kernel for access to one port.
-    if unsafe { syscall(IOPERM, [usize::from(PORT), 1, 1, 0]) }.is_ok() {
+    if unsafe { syscall(IOPERM, [usize::from(PORT), 1, 1]) }.is_ok() {
         // SAFETY: the kernel granted the port. What a write does is the machine's business: it stops.
         unsafe { asm!("out dx, al", in("dx") PORT, in("al") 1_u8, options(nomem, nostack)) };
     }
