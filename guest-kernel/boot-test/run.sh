@@ -32,7 +32,7 @@ boot() {
   timeout 120 qemu-system-x86_64 -M microvm,x-option-roms=off,rtc=on,isa-serial=on -accel tcg -cpu max \
     -m "$mem" -smp "$cpus" -kernel "$kernel" -initrd "$tmp/initramfs" -nodefaults -no-user-config -display none \
     -serial stdio -no-reboot -device isa-debug-exit,iobase=0x600,iosize=1 \
-    -append "quiet 8250.nr_uarts=1 console=ttyS0 cpus=$cpus mib=$mem swiotlb=noforce $line" >"$tmp/out" 2>&1 </dev/null || code=$?
+    -append "quiet 8250.nr_uarts=1 console=ttyS0 cpus=$cpus mib=$mem $line" >"$tmp/out" 2>&1 </dev/null || code=$?
   local wrong=
   [ "$code" = "$expected" ] || wrong="QEMU ended with $code, not $expected (3: off, 5: reset, 124: too slow)"
   ! grep -q '^FAILED' "$tmp/out" || wrong="a check failed"
@@ -48,6 +48,7 @@ boot() {
 }
 boot "two CPUs, 128 MiB; a jump to the syscall entry is a SIGSEGV" 128 2 3 "landing=139"
 boot "servin.pvm: a jump to the syscall entry is a system call" 128 1 3 "servin.pvm landing=42"
+boot "512 MiB" 512 2 3 "landing=139"
 boot "32 MiB" 32 1 3 "landing=139"
 boot "eight CPUs, more than 4 GiB" 4608 8 3 "landing=139"
 boot "a panic resets the machine at once" 128 1 5 "test=panic"
