@@ -304,7 +304,9 @@ impl Tree {
             }
         };
         let xattrs = self.xattrs(entry)?;
-        let (mode, uid, gid, mtime) = (entry.mode, entry.uid, entry.gid, entry.mtime);
+        // On Linux a link has all permissions, whatever the tar says.
+        let mode = if entry.kind == Kind::Symlink { 0o777 } else { entry.mode };
+        let (uid, gid, mtime) = (entry.uid, entry.gid, entry.mtime);
         Ok(Node { mode, uid, gid, mtime, xattrs, body })
     }
 
