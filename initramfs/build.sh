@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds the guest's agent and the initramfs that it travels in:
 #   target/guest/servin-agent, target/guest/initramfs.cpio
-# Equal sources and toolchain give equal bytes, wherever the tree lies.
+# Equal sources and toolchain give equal bytes in a tree at the same place. (At another place the order of functions
+# differs, because cargo hashes the path of a crate that lies outside of its workspace into every symbol.)
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
