@@ -1,6 +1,6 @@
 //! What makes virtual machines containers: images, containers, volumes, and the store that remembers them.
 //!
-//! Used by `servin-cli`. Values that come from an image, an archive or a guest never panic here: the lints below are
+//! Used by the command `servin`. Values that come from an image, an archive or a guest never panic here: the lints below are
 //! errors outside tests.
 
 #![cfg_attr(
