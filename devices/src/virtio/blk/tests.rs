@@ -46,6 +46,22 @@ fn sectors_are_read_where_they_lie() {
 }
 
 #[test]
+fn requests_in_flight_together_are_all_answered_on_the_real_thread() {
+    let (_, theirs) = disk();
+    let mut rig = Rig::threaded(Box::new(Blk::new(theirs, DISK / SECTOR, false, "")));
+    rig.init(u64::MAX);
+    let sectors: Vec<u64> = (0..60).collect();
+    let mut heads = std::collections::HashMap::new();
+    for &sector in &sectors {
+        heads.insert(rig.add(0, &[&header(blk::VIRTIO_BLK_T_IN, sector)], &[512, 1]), sector as u8);
+    }
+    for _ in &sectors {
+        let used = rig.wait_used(0);
+        assert_eq!((status(&used), used.data[0]), (0, heads[&used.head]));
+    }
+}
+
+#[test]
 fn the_status_may_share_a_descriptor_with_the_data() {
     let (mut rig, _) = rig(false);
     let used = rig.ask(0, &[&header(blk::VIRTIO_BLK_T_IN, 5)], &[513]);

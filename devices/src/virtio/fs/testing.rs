@@ -92,11 +92,23 @@ impl Client {
     /// A client that has said INIT.
     #[must_use]
     pub fn new(fs: Box<dyn FileSystem>) -> Self {
-        let mut client = Self::silent(fs);
+        Self::silent(fs).greeted()
+    }
+
+    /// A client, which has said INIT, of a device on its own thread, as in a VM.
+    #[must_use]
+    pub fn threaded(fs: Box<dyn FileSystem>) -> Self {
+        let mut rig = Rig::threaded(Box::new(Fs::new("share", fs).unwrap()));
+        rig.init(u64::MAX);
+        Self { rig, unique: 0, uid: 0 }.greeted()
+    }
+
+    fn greeted(mut self) -> Self {
+        let client = &mut self;
         let init =
             client.call(op::INIT, 0, &Bytes::default().u32(7).u32(41).u32(1 << 17).u32(u32::MAX).0, 64);
         assert_eq!(u32_at(&init.unwrap(), 4), super::wire::MINOR);
-        client
+        self
     }
 
     /// A client that has said nothing yet.

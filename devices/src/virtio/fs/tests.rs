@@ -11,7 +11,7 @@ const RDONLY: u32 = 0;
 const RDWR: u32 = 2;
 
 /// Runs a check on a file system in memory and on a directory of the host, first with room for all descriptors, then
-/// with hardly any.
+/// with hardly any, then on the device's own thread.
 fn both(check: impl Fn(&mut Client)) {
     check(&mut Client::new(Box::new(MemFs::new(1 << 24))));
     for max_nodes_open in [256, 2] {
@@ -19,6 +19,8 @@ fn both(check: impl Fn(&mut Client)) {
         let options = Options { max_nodes_open, ..Options::default() };
         check(&mut Client::new(Box::new(HostFs::directory(dir.path(), options).unwrap())));
     }
+    let dir = tempfile::tempdir().unwrap();
+    check(&mut Client::threaded(Box::new(HostFs::directory(dir.path(), Options::default()).unwrap())));
 }
 
 #[test]
