@@ -14,6 +14,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::{pty, termios};
+
 /// The longest that one command may take, on the slowest host there is.
 pub const DEADLINE: Duration = Duration::from_secs(300);
 
@@ -158,10 +160,71 @@ impl Servin {
         Running::spawn(self.command(words))
     }
 
+    /// Starts servin with these words on a new terminal of `rows` and `columns`, which controls it. What it writes there
+    /// is the process's standard output.
+    ///
+    /// # Panics
+    /// If the host gives no terminal.
+    #[track_caller]
+    pub fn on_terminal(&self, rows: u16, columns: u16, words: &[&str]) -> (Running, Terminal) {
+        let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY).expect("a terminal");
+        pty::grantpt(&master).expect("grantpt");
+        pty::unlockpt(&master).expect("unlockpt");
+        let name = pty::ptsname(&master, Vec::new()).expect("its name").into_string().expect("ASCII");
+        let slave = File::options().read(true).write(true).open(name).expect("the other side");
+        let terminal = Terminal(master.into());
+        terminal.resize(rows, columns);
+        // setsid makes the terminal the controlling one of its session, and becomes servin.
+        let plain = self.command(words);
+        let mut command = Command::new("setsid");
+        command.arg("-c").arg(plain.get_program()).args(plain.get_args()).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let share = || slave.try_clone().expect("a descriptor");
+        command.stdin(share()).stdout(share()).stderr(share());
+        let mut running = Running::spawn(command);
+        running.stdout = drain(terminal.0.try_clone().expect("a descriptor"));
+        (running, terminal)
+    }
+
     /// Starts a command made by [`Servin::command`].
     #[track_caller]
     pub fn spawn(&self, command: Command) -> Running {
         Running::spawn(command)
+    }
+}
+
+/// The user's side of a terminal.
+#[derive(Debug)]
+pub struct Terminal(File);
+
+impl Terminal {
+    /// Types these bytes.
+    ///
+    /// # Panics
+    /// If the terminal is gone.
+    #[track_caller]
+    pub fn type_in(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).expect("the terminal takes what is typed");
+    }
+
+    /// Changes the terminal's size.
+    ///
+    /// # Panics
+    /// If the terminal is gone.
+    #[track_caller]
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        termios::tcsetwinsize(&self.0, size).expect("the terminal has a size");
+    }
+
+    /// Whether the terminal works line by line and shows what is typed, as one does that nobody has in hand.
+    ///
+    /// # Panics
+    /// If the terminal is gone.
+    #[track_caller]
+    pub fn is_cooked(&self) -> bool {
+        let modes = termios::tcgetattr(&self.0).expect("the terminal has modes").local_modes;
+        modes.contains(termios::LocalModes::ICANON | termios::LocalModes::ECHO | termios::LocalModes::ISIG)
     }
 }
 
