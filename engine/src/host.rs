@@ -95,6 +95,43 @@ pub fn kvm_kind() -> Option<Kind> {
     kind(Path::new("/sys/module"))
 }
 
+/// What the processor says it is and can do: another answer is another processor.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn cpu_identity() -> Vec<u32> {
+    use std::arch::x86_64::__cpuid_count;
+    // What the operating system has switched on is not the processor's: OSXSAVE, OSPKE; and the number of the
+    // processor that happens to run this is left out.
+    const OSXSAVE: u32 = 1 << 27;
+    const OSPKE: u32 = 1 << 4;
+    let (vendor, model, features, extended, state) = (
+        __cpuid_count(0, 0),
+        __cpuid_count(1, 0),
+        __cpuid_count(7, 0),
+        __cpuid_count(0x8000_0001, 0),
+        __cpuid_count(0xd, 1),
+    );
+    vec![
+        vendor.ebx,
+        vendor.ecx,
+        vendor.edx,
+        model.eax,
+        model.ecx & !OSXSAVE,
+        model.edx,
+        features.ebx,
+        features.ecx & !OSPKE,
+        features.edx,
+        extended.ecx,
+        extended.edx,
+        state.eax,
+    ]
+}
+
+/// What the processor says it is and can do: here the backend's own check at the restore is all there is.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn cpu_identity() -> Vec<u32> {
+    Vec::new()
+}
+
 fn kind(modules: &Path) -> Option<Kind> {
     [("kvm_pvm", Kind::Pvm), ("kvm_amd", Kind::Amd), ("kvm_intel", Kind::Intel), ("kvm", Kind::Unknown)]
         .into_iter()

@@ -25,6 +25,7 @@ pub mod image;
 pub mod monitor;
 pub mod process;
 pub mod store;
+pub mod template;
 #[cfg(test)]
 mod testing;
 pub mod time;

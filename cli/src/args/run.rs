@@ -16,6 +16,7 @@ pub(crate) struct Run {
     pub(crate) rm: bool,
     pub(crate) read_only: bool,
     pub(crate) timing: bool,
+    pub(crate) no_warm: bool,
     pub(crate) sig_proxy: bool,
     pub(crate) detach_keys: Option<String>,
     pub(crate) name: Option<String>,
@@ -75,6 +76,7 @@ pub(super) fn command() -> Command {
         .arg(switch(long("sig-proxy")).default_value("true").help("Pass signals on to the program [default: true]"))
         .arg(value(long("detach-keys"), "KEYS").help("Keys that detach the terminal [default: ctrl-p,ctrl-q]"))
         .arg(switch(long("timing")).help("Print when each step of the start was reached"))
+        .arg(switch(long("no-warm")).help("Boot the guest kernel, and neither use nor leave a template"))
         .arg(value(long("kernel"), "FILE").help("Guest kernel instead of the installed one"))
         .arg(value(long("rootfs"), "DIR").help("Directory of the host as root file system instead of an image"))
         .arg(
@@ -104,6 +106,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Run> {
         rm: is_on(matches, "rm"),
         read_only: is_on(matches, "read-only"),
         timing: is_on(matches, "timing"),
+        no_warm: is_on(matches, "no-warm"),
         sig_proxy: is_on(matches, "sig-proxy"),
         detach_keys: text("detach-keys")?,
         name: text("name")?,

@@ -68,7 +68,6 @@ const RUN_FLAGS: &[(&str, Option<char>, bool)] = &[
     ("net", None, VALUE),
     ("network-alias", None, VALUE),
     ("no-healthcheck", None, SWITCH),
-    ("no-warm", None, SWITCH),
     ("oom-kill-disable", None, SWITCH),
     ("oom-score-adj", None, VALUE),
     ("pid", None, VALUE),

@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) request: Request,
     /// Print the clocks of the start.
     pub(crate) timing: bool,
+    /// Clone a template, or leave one.
+    pub(crate) warm: bool,
     /// Pass signals on.
     pub(crate) sig_proxy: bool,
     /// Keys that detach; empty for none.
@@ -123,7 +125,14 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
         });
     }
     let cidfile = typed.cidfile.map(|path| volume::clean(&cwd.join(path)));
-    Ok(Run { request, timing: typed.timing, sig_proxy: typed.sig_proxy, detach_keys, cidfile })
+    Ok(Run {
+        request,
+        timing: typed.timing,
+        warm: !typed.no_warm,
+        sig_proxy: typed.sig_proxy,
+        detach_keys,
+        cidfile,
+    })
 }
 
 pub(super) fn variables(

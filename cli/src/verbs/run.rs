@@ -35,6 +35,7 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
         size: terminal::size(),
         began,
         keep_stderr: global.log_level >= log::LevelFilter::Debug,
+        warm: spec.warm,
         request: spec.request,
     };
     let detach = watch.detach;
@@ -92,7 +93,7 @@ fn show(clocks: &Clocks) {
         ("first byte", clocks.first_byte),
         ("exit code", clocks.exited),
     ];
-    let mut text = String::new();
+    let mut text = format!("timing: {:<15}{:>14}\n", "start", if clocks.warm { "warm" } else { "cold" });
     for (name, at) in rows {
         let time = at.map_or("-".to_owned(), |at| format!("{}.{:03} ms", at / 1000, at % 1000));
         text.push_str(&format!("timing: {name:<15}{time:>14}\n"));

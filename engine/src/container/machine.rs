@@ -14,10 +14,12 @@ use servin_devices::virtio::fs::readonly::ReadOnly;
 use servin_devices::virtio::fs::vfs::FileSystem;
 use servin_devices::virtio::vsock::{Listener, VsockHost};
 use servin_init::proto::{CONTROL_PORT, Hello, STREAM_PORT};
-use servin_vmm::{ExitReason, Mark, Timeline, Vm, VmBuilder, VmEvent};
+use servin_vmm::{ExitReason, Mark, Snapshot, Timeline, Vm, VmBuilder, VmEvent};
 
 use crate::monitor::machine::{BootClocks, Ended, Machine};
 use crate::monitor::{MachinePlan, Share};
+use crate::store::now_ns;
+use crate::template::{About, Key};
 use crate::{Error, Result, chain};
 
 /// The guest's context id. Each machine has a socket device of its own, so that one number serves all.
@@ -30,6 +32,10 @@ const VERBOSE: &str = "console=hvc0 loglevel=7";
 /// A started machine.
 #[derive(Debug)]
 pub(crate) struct VirtualMachine {
+    plan: MachinePlan,
+    /// The template that it was cloned from, or that it is to leave.
+    key: Option<Key>,
+    warm: bool,
     vm: Option<Vm>,
     timeline: Timeline,
     news: Arc<News>,
@@ -45,8 +51,32 @@ struct News {
     ended: Mutex<Option<Ended>>,
 }
 
-/// Makes the machine and starts it.
+/// Makes the machine and starts it: a clone where there is a template, else from the kernel.
 pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
+    let key = plan.templates.as_ref().and_then(|_| {
+        Key::new(plan).unwrap_or_else(|error| {
+            ::log::info!("no template: {}", chain(&error));
+            None
+        })
+    });
+    let (Some(templates), Some(key)) = (&plan.templates, key) else {
+        return power_on(plan.clone(), None, None);
+    };
+    if let Some(snapshot) = templates.open(&key) {
+        match power_on(plan.clone(), Some(key.clone()), Some(snapshot)) {
+            Ok(machine) => return Ok(machine),
+            Err(error) => {
+                ::log::info!("the template {} cannot be used: {}", key.as_str(), chain(&error));
+                templates.discard(&key);
+            }
+        }
+    }
+    power_on(plan.clone(), Some(key), None)
+}
+
+/// Starts a machine; with a snapshot a clone of it.
+fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> Result<VirtualMachine> {
+    let warm = snapshot.is_some();
     let host = VsockHost::new().map_err(Error::Vsock)?;
     let listeners = [CONTROL_PORT, STREAM_PORT]
         .into_iter()
@@ -58,15 +88,19 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
     let mut builder = VmBuilder::new()
         .memory_mib(plan.memory >> 20)
         .cpus(u8::try_from(plan.cpus).unwrap_or(u8::MAX))
-        .kernel(&plan.guest.kernel)
-        .initramfs(plan.guest.initramfs.clone())
-        .cmdline_extra(&format!("{words} {}", plan.boot))
         .executed_at(plan.began)
         .on_event({
             let news = Arc::clone(&news);
             move |event| news.hear(&event)
         })
         .vsock(CID, &host);
+    builder = match snapshot {
+        Some(snapshot) => builder.restore(snapshot),
+        None => builder
+            .kernel(&plan.guest.kernel)
+            .initramfs(plan.guest.initramfs.clone())
+            .cmdline_extra(&format!("{words} {}", plan.boot)),
+    };
     if let Some(disk) = &plan.disk {
         let disk = Blk::open(disk, true, "servin-root").map_err(Error::Disk)?;
         builder = builder.device(Box::new(disk));
@@ -81,7 +115,29 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
     let vm = builder.build()?;
     let timeline = vm.timeline().clone();
     vm.start()?;
-    Ok(VirtualMachine { vm: Some(vm), timeline, news, listeners, deaf: false })
+    Ok(VirtualMachine { plan, key, warm, vm: Some(vm), timeline, news, listeners, deaf: false })
+}
+
+impl VirtualMachine {
+    fn try_save(&self) -> Result<()> {
+        let (Some(templates), Some(key), Some(vm)) = (&self.plan.templates, &self.key, &self.vm) else {
+            return Ok(());
+        };
+        let Some(draft) = templates.draft(key)? else {
+            ::log::info!("another run makes the template {}", key.as_str());
+            return Ok(());
+        };
+        vm.pause()?;
+        let saved = vm.save(draft.path());
+        vm.resume()?;
+        saved?;
+        draft.finish(&About {
+            image: self.plan.image.clone(),
+            memory_mib: self.plan.memory >> 20,
+            cpus: self.plan.cpus,
+            created_ns: now_ns(),
+        })
+    }
 }
 
 fn open(share: &Share) -> Result<Fs> {
@@ -150,6 +206,43 @@ impl Machine for VirtualMachine {
             vm_created: self.timeline.at(Mark::Created),
             kernel_entered: self.timeline.at(Mark::Entered),
             init_started: self.timeline.at(Mark::Init),
+        }
+    }
+
+    fn is_warm(&self) -> bool {
+        self.warm
+    }
+
+    fn wants_template(&self) -> bool {
+        self.key.is_some() && !self.warm
+    }
+
+    fn save_template(&mut self) {
+        let began = Instant::now();
+        match self.try_save() {
+            Ok(()) => ::log::info!("the template took {} us", began.elapsed().as_micros()),
+            Err(error) => ::log::warn!("cannot make a template: {}", chain(&error)),
+        }
+        self.key = None;
+    }
+
+    fn start_cold(&mut self) -> bool {
+        if !self.warm {
+            return false;
+        }
+        self.vm = None;
+        if let (Some(templates), Some(key)) = (&self.plan.templates, &self.key) {
+            templates.discard(key);
+        }
+        match power_on(self.plan.clone(), None, None) {
+            Ok(machine) => {
+                *self = machine;
+                true
+            }
+            Err(error) => {
+                ::log::error!("cannot boot instead of the clone: {}", chain(&error));
+                false
+            }
         }
     }
 }

@@ -56,6 +56,9 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
         if end && self.control.is_some() {
             self.control = None;
+            if self.start_over("its agent closed its connection") {
+                return;
+            }
             // With the machine's own end the reason follows; the loop waits for it.
             if self.phase < Phase::Closing {
                 log::info!("the guest closed its control connection");
@@ -74,15 +77,24 @@ impl<M: Machine, R: Record> Session<M, R> {
                 self.fail(125, text, Some("build both from one tree: make guest"));
             }
             GuestMessage::Hello(hello) => {
-                self.machine.said_hello(&hello, Instant::now());
-                if self.phase == Phase::Booting {
-                    self.phase = Phase::Preparing;
-                    let mut configure = std::mem::take(&mut self.start.configure);
-                    configure.realtime_ns = u64::try_from(crate::store::now_ns()).ok();
-                    self.tell_guest(&HostMessage::Configure(configure));
-                    let main = self.start.main.clone();
-                    self.tell_guest(&HostMessage::Exec(main));
+                // A clone's agent has noticed that it is one. Nothing of a container runs in one that has not.
+                if self.machine.is_warm() && hello.generation == 0 {
+                    if !self.start_over("its agent did not notice") {
+                        self.fail(125, "the clone of a template said hello as if it had booted".into(), None);
+                    }
+                    return;
                 }
+                self.machine.said_hello(&hello, Instant::now());
+                if self.phase == Phase::Booting && self.machine.wants_template() {
+                    self.phase = Phase::Settling;
+                    self.tell_guest(&HostMessage::Sync { token: 0 });
+                } else if self.phase == Phase::Booting {
+                    self.configure();
+                }
+            }
+            GuestMessage::Synced { .. } if self.phase == Phase::Settling => {
+                self.machine.save_template();
+                self.configure();
             }
             GuestMessage::Ready | GuestMessage::Synced { .. } => {}
             GuestMessage::Started { id, .. } => {
@@ -108,6 +120,17 @@ impl<M: Machine, R: Record> Session<M, R> {
                 self.fail(125, format!("the guest cannot go on: {}", reason(&message, errno)), None);
             }
         }
+    }
+
+    /// Makes the container and starts its program. The agent does the first, with the clock, the host's random bytes and
+    /// the names, before it looks at the second.
+    fn configure(&mut self) {
+        self.phase = Phase::Preparing;
+        let mut configure = std::mem::take(&mut self.start.configure);
+        configure.realtime_ns = u64::try_from(crate::store::now_ns()).ok();
+        self.tell_guest(&HostMessage::Configure(configure));
+        let main = self.start.main.clone();
+        self.tell_guest(&HostMessage::Exec(main));
     }
 
     /// A connection to the stream port says whose it is.

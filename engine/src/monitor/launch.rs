@@ -22,6 +22,7 @@ use crate::guest::Guest;
 use crate::image::{self, Image, Images, Process};
 use crate::process::{self, Fork};
 use crate::store::{self, State, Store, now_ns};
+use crate::template::Templates;
 use crate::{Error, Result, chain, host};
 
 /// How long a guest may take to its first word.
@@ -44,6 +45,8 @@ pub struct Launch {
     pub began: Instant,
     /// Keep the command's standard error for the monitor's log.
     pub keep_stderr: bool,
+    /// Clone a template where there is one, and leave one where there is none.
+    pub warm: bool,
 }
 
 impl Launch {
@@ -83,7 +86,7 @@ impl Launch {
 }
 
 /// What the machine is made from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct MachinePlan {
     /// Kernel and initramfs.
     pub(crate) guest: Guest,
@@ -101,6 +104,10 @@ pub(crate) struct MachinePlan {
     pub(crate) began: Instant,
     /// The agent's part of the kernel command line.
     pub(crate) boot: BootOptions,
+    /// The image's name, for people.
+    pub(crate) image: String,
+    /// Where templates are; without, the machine boots and leaves none.
+    pub(crate) templates: Option<Templates>,
 }
 
 /// A directory of the host, or one file in it, as a device.
@@ -146,6 +153,11 @@ pub(crate) fn prepare<M: Machine>(
         verbose: launch.keep_stderr,
         began: launch.began,
         boot: boot_options(request),
+        image: match &request.root {
+            RootSource::Image(name) => name.clone(),
+            RootSource::Directory(_) => String::new(),
+        },
+        templates: launch.warm.then(|| Templates::new(&store)),
     };
     let run = RunDir::create(store.root(), &id)?;
     let listener = run.listen()?;
@@ -155,11 +167,6 @@ pub(crate) fn prepare<M: Machine>(
     tell(socket, &Tell::Created(id.clone()));
     let kind = host::kvm_kind();
     let is_slow = kind.is_some_and(host::Kind::is_slow);
-    if is_slow {
-        let text =
-            "starting: guest kernels are emulated on this host (kvm_pvm), so that a start takes many seconds";
-        tell(socket, &Tell::Notice(text.into()));
-    }
     let made = keep_log(launch, &dir).and_then(|()| {
         let entropy = random::<64>()?;
         let log = Log::open(&dir)?;
@@ -172,6 +179,11 @@ pub(crate) fn prepare<M: Machine>(
             return Err(error);
         }
     };
+    if is_slow && !machine.is_warm() {
+        let text =
+            "starting: guest kernels are emulated on this host (kvm_pvm), so that a start takes many seconds";
+        tell(socket, &Tell::Notice(text.into()));
+    }
     let mut configure = plan.configure(request, &binds);
     configure.entropy = entropy.to_vec();
     let size = launch.size.map(|size| WindowSize { rows: size.rows, cols: size.cols });

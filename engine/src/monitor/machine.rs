@@ -43,4 +43,18 @@ pub(crate) trait Machine {
 
     /// When the steps of its start were reached.
     fn clocks(&self) -> BootClocks;
+
+    /// It is a clone of a template: its agent connects anew and says a generation above 0.
+    fn is_warm(&self) -> bool;
+
+    /// It is to be saved as a template once its agent is idle.
+    fn wants_template(&self) -> bool;
+
+    /// Saves it as a template, between two instructions of the guest. A template that cannot be made is no failure of
+    /// the machine.
+    fn save_template(&mut self);
+
+    /// A clone that came to nothing before its agent's hello is replaced by a machine that boots, and its template thrown
+    /// away. `false` if it is no clone or there can be no other.
+    fn start_cold(&mut self) -> bool;
 }

@@ -30,6 +30,8 @@ pub(super) const MAIN: u32 = 1;
 const MOST_UNSENT: usize = 256 * 1024;
 /// How long the guest may take to write back and power off.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// How long a clone may take to its agent's hello before a machine is booted instead.
+const WARM: Duration = Duration::from_secs(20);
 /// How long a killed program may take to be gone before the machine is ended.
 pub(super) const KILL: Duration = Duration::from_secs(5);
 
@@ -65,6 +67,8 @@ pub(crate) struct Start {
 pub(super) enum Phase {
     /// Waiting for the guest's hello.
     Booting,
+    /// Waiting for the agent to be idle, so that the machine is a template.
+    Settling,
     /// Waiting for the main program.
     Preparing,
     /// The main program runs.
@@ -115,7 +119,7 @@ pub(crate) struct Session<M, R> {
 impl<M: Machine, R: Record> Session<M, R> {
     /// A session around a machine that has been started.
     pub(crate) fn new(machine: M, record: R, start: Start, log: Option<Log>) -> Self {
-        let boot_until = Instant::now() + start.deadline;
+        let boot_until = Instant::now() + if machine.is_warm() { WARM } else { start.deadline };
         let main = Program::new(start.main.terminal.is_some(), start.main.stdin);
         Session {
             machine,
@@ -234,12 +238,12 @@ impl<M: Machine, R: Record> Session<M, R> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let boot = (self.phase == Phase::Booting).then_some(self.boot_until);
+        let boot = (self.phase < Phase::Preparing).then_some(self.boot_until);
         [boot, self.stop_at, self.end_at].into_iter().flatten().min()
     }
 
     fn on_time(&mut self, now: Instant) {
-        if self.phase == Phase::Booting && now >= self.boot_until {
+        if self.phase < Phase::Preparing && now >= self.boot_until && !self.start_over("it is silent") {
             let text = format!("the guest did not start within {} s", self.start.deadline.as_secs());
             self.fail(125, text, Some("see \"servin doctor\""));
         }
@@ -264,9 +268,23 @@ impl<M: Machine, R: Record> Session<M, R> {
         match self.machine.ended() {
             None => {}
             Some(_) if self.phase >= Phase::Closing => self.finish(),
+            Some(ended) if self.phase == Phase::Booting && self.start_over(&format!("{ended:?}")) => {}
             Some(Ended::Off) => self.fail(125, "the virtual machine powered off by itself".into(), None),
             Some(Ended::Failed(why)) => self.fail(125, format!("the virtual machine failed: {why}"), None),
         }
+    }
+
+    /// A clone that said nothing useful yet is replaced by a machine that boots.
+    pub(super) fn start_over(&mut self, why: &str) -> bool {
+        if self.phase != Phase::Booting || !self.machine.is_warm() {
+            return false;
+        }
+        log::info!("a clone did not start, booting instead: {why}");
+        self.control = None;
+        self.unnamed.clear();
+        self.end_at = None;
+        self.boot_until = Instant::now() + self.start.deadline;
+        self.machine.start_cold()
     }
 
     /// Sends to the guest's agent.
@@ -330,6 +348,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         (self.control, self.listener, self.log) = (None, None, None);
         self.unnamed.clear();
         let boot = self.machine.clocks();
+        self.clocks.warm = self.machine.is_warm();
         self.clocks.vm_created = boot.vm_created.map(|at| self.microseconds(at));
         self.clocks.kernel_entered = boot.kernel_entered.map(|at| self.microseconds(at));
         self.clocks.init_started = boot.init_started.map(|at| self.microseconds(at));

@@ -26,6 +26,8 @@ pub(super) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct FakeMachine {
     connections: Receiver<(u32, UnixStream)>,
     shared: Arc<Shared>,
+    pub(crate) warm: bool,
+    pub(crate) template: bool,
 }
 
 /// What the guest's threads and the machine share.
@@ -71,8 +73,8 @@ impl Shared {
     }
 }
 
-/// A guest that says hello with this version or not at all, and its machine.
-pub(super) fn guest(version: Option<u32>) -> (FakeMachine, FakeGuest) {
+/// A guest that says this hello or none, and its machine.
+pub(super) fn hello(hello: Option<Hello>) -> (FakeMachine, FakeGuest) {
     let (sender, connections) = mpsc::channel();
     let (control, theirs) = UnixStream::pair().unwrap();
     let shared = Arc::new(Shared {
@@ -84,10 +86,10 @@ pub(super) fn guest(version: Option<u32>) -> (FakeMachine, FakeGuest) {
     });
     sender.send((CONTROL_PORT, theirs)).unwrap();
     shared.event.signal();
-    let machine = FakeMachine { connections, shared: Arc::clone(&shared) };
+    let machine = FakeMachine { connections, shared: Arc::clone(&shared), warm: false, template: false };
     let guest = FakeGuest(Arc::clone(&shared));
-    if let Some(version) = version {
-        shared.say(&GuestMessage::Hello(Hello { version, ..Hello::default() }));
+    if let Some(hello) = hello {
+        shared.say(&GuestMessage::Hello(hello));
     }
     thread::spawn(move || serve(&shared, control));
     (machine, guest)
@@ -267,6 +269,26 @@ impl Machine for FakeMachine {
     }
     fn clocks(&self) -> BootClocks {
         BootClocks::default()
+    }
+    fn is_warm(&self) -> bool {
+        self.warm
+    }
+    fn wants_template(&self) -> bool {
+        self.template
+    }
+    fn save_template(&mut self) {
+        self.template = false;
+        self.shared.note("template");
+    }
+    fn start_cold(&mut self) -> bool {
+        self.shared.note("cold");
+        *self.shared.ended.lock().unwrap() = None;
+        let control = self.shared.connect(CONTROL_PORT);
+        *self.shared.control.lock().unwrap() = control.try_clone().unwrap();
+        self.shared.say(&GuestMessage::Hello(Hello { version: VERSION, ..Hello::default() }));
+        let shared = Arc::clone(&self.shared);
+        thread::spawn(move || serve(&shared, control));
+        std::mem::take(&mut self.warm)
     }
 }
 

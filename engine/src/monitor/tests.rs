@@ -3,11 +3,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use servin_init::proto::{Configure, Exec, VERSION, WindowSize};
+use servin_init::proto::{Configure, Exec, Hello as GuestHello, VERSION, WindowSize};
 
 use super::machine::Ended;
 use super::session::{Session, Start};
-use super::testing::{Client, FakeGuest, FakeRecord, guest};
+use super::testing::{Client, FakeGuest, FakeRecord, hello};
 use super::wire::{Ask, ExecRequest, Exit, Failure, Hello, Output, Size, Tell};
 
 /// A running session, seen from the command that asked for it.
@@ -29,10 +29,18 @@ struct How {
     deadline: Option<Duration>,
     stop_timeout: Option<Duration>,
     needs_shutdown: bool,
+    warm: bool,
+    generation: u32,
+    template: bool,
 }
 
 fn run(words: &[&str], how: How) -> Run {
-    let (machine, guest) = guest((!how.silent).then(|| how.version.unwrap_or(VERSION)));
+    let (mut machine, guest) = hello((!how.silent).then(|| GuestHello {
+        version: how.version.unwrap_or(VERSION),
+        generation: how.generation,
+        ..GuestHello::default()
+    }));
+    (machine.warm, machine.template) = (how.warm, how.template);
     let record = FakeRecord::default();
     let start = Start {
         configure: Configure { hostname: "box".into(), ..Configure::default() },
@@ -106,6 +114,44 @@ fn both_outputs_are_kept_apart_and_logged() {
         entries.push((entry.output, entry.data));
     }
     assert_eq!(entries, [(Output::Stdout, b"out".to_vec()), (Output::Stderr, b"err".to_vec())], "{dir:?}");
+}
+
+#[test]
+fn the_template_is_made_before_anything_of_the_container_is_in_the_machine() {
+    let run = run(&["echo", "hi"], How { template: true, ..How::default() });
+    let guest = run.guest.clone();
+    let (out, _, _, code, _) = run.end();
+    assert_eq!((out.as_str(), code), ("hi\n", 0));
+    assert_eq!(guest.log()[..2], ["template", "configure box"]);
+}
+
+#[test]
+fn a_clone_that_noticed_runs_the_container() {
+    let run = run(&["echo", "hi"], How { warm: true, generation: 1, ..How::default() });
+    let guest = run.guest.clone();
+    let (out, _, _, code, _) = run.end();
+    assert_eq!((out.as_str(), code), ("hi\n", 0));
+    assert_eq!(guest.log()[0], "configure box");
+}
+
+#[test]
+fn a_clone_that_did_not_notice_is_replaced_before_anything_runs_in_it() {
+    let run = run(&["echo", "hi"], How { warm: true, generation: 0, ..How::default() });
+    let guest = run.guest.clone();
+    let (out, _, last, code, record) = run.end();
+    assert_eq!((out.as_str(), last, code), ("hi\n", exited(0), 0));
+    assert_eq!(guest.log()[..2], ["cold", "configure box"]);
+    assert_eq!(record, ["started", "ended 0 oom=false"]);
+}
+
+#[test]
+fn a_clone_that_fails_before_its_hello_is_replaced() {
+    let run = run(&["echo", "hi"], How { warm: true, silent: true, ..How::default() });
+    run.guest.end(Ended::Failed("its state does not fit".into()));
+    let guest = run.guest.clone();
+    let (out, _, last, ..) = run.end();
+    assert_eq!((out.as_str(), last), ("hi\n", exited(0)));
+    assert_eq!(guest.log()[0], "cold");
 }
 
 #[test]

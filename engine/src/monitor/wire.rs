@@ -135,6 +135,10 @@ pub struct Clocks {
     pub first_byte: Option<u64>,
     /// The exit code arrived.
     pub exited: Option<u64>,
+    /// The machine is a clone of a template; then "kernel entered" is its first instruction, and "init started" the
+    /// agent's hello.
+    #[serde(default)]
+    pub warm: bool,
 }
 
 /// What the monitor tells a client.

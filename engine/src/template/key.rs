@@ -1,0 +1,70 @@
+//! What a template was made from, as one number: another of anything is another template.
+
+use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::host;
+use crate::monitor::MachinePlan;
+use crate::{Error, Result};
+
+/// Bumped when templates are made in another way.
+const VERSION: u32 = 1;
+
+/// The key of a machine's template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key(String);
+
+impl Key {
+    /// The key of this machine; `None` for one that cannot be cloned: with shares (the guest would hold files of a host
+    /// that has changed) or a console.
+    ///
+    /// Files are known by what the file system says of them (device, inode, size, times of content and inode): reading
+    /// them would cost more than the start. So a file that was replaced, or written in place, has another key.
+    pub(crate) fn new(plan: &MachinePlan) -> Result<Option<Self>> {
+        let Some(disk) = &plan.disk else { return Ok(None) };
+        if !plan.shares.is_empty() || plan.verbose {
+            return Ok(None);
+        }
+        let mut text =
+            format!("{VERSION} {} {} {} {}\n", env!("CARGO_PKG_VERSION"), plan.memory, plan.cpus, plan.boot);
+        for path in [Path::new("/proc/self/exe"), &plan.guest.kernel, &plan.guest.initramfs, disk] {
+            identity(path, &mut text)?;
+        }
+        let host = rustix::system::uname();
+        let _ = write!(text, "{:?} {:x?}", host.release(), host::cpu_identity());
+        let mut key = String::with_capacity(64);
+        for byte in Sha256::digest(text) {
+            let _ = write!(key, "{byte:02x}");
+        }
+        Ok(Some(Key(key)))
+    }
+
+    /// As text: 64 hexadecimal digits.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(text: &str) -> Self {
+        Key(text.to_owned())
+    }
+}
+
+fn identity(path: &Path, text: &mut String) -> Result<()> {
+    let meta = std::fs::metadata(path).map_err(|source| Error::io("look at", path, source))?;
+    let _ = writeln!(
+        text,
+        "{} {} {} {}.{} {}.{}",
+        meta.dev(),
+        meta.ino(),
+        meta.size(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec()
+    );
+    Ok(())
+}
