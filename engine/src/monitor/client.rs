@@ -207,7 +207,8 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
     }
 
-    fn stop(&mut self, seconds: Option<u32>) {
+    /// Sends the stop signal, and kills when the seconds are over.
+    pub(super) fn stop(&mut self, seconds: Option<u32>) {
         if self.phase < Phase::Running {
             return self.kill_main(self.start.stop_signal);
         }

@@ -20,7 +20,7 @@ use crate::container::{
 };
 use crate::guest::Guest;
 use crate::image::{self, Image, Images, Process};
-use crate::process::{self, Fork};
+use crate::process::{self, Fork, Signals};
 use crate::store::{self, State, Store, now_ns};
 use crate::template::Templates;
 use crate::{Error, Result, chain, host};
@@ -29,6 +29,8 @@ use crate::{Error, Result, chain, host};
 const BOOT: Duration = Duration::from_secs(60);
 /// The same where guest kernels are emulated.
 const SLOW_BOOT: Duration = Duration::from_secs(300);
+/// Signals that a host sends to everybody when it goes down (`SIGHUP`, `SIGINT`, `SIGTERM`): the container is stopped.
+const ENDING: &[i32] = &[1, 2, 15];
 /// How often a made-up name is tried.
 const NAMES: u32 = 16;
 
@@ -69,11 +71,15 @@ impl Launch {
     /// The monitor's whole life.
     fn serve(self, socket: UnixStream) -> u8 {
         let _ = std::env::set_current_dir("/");
+        let _ = rustix::thread::set_name(c"servin-monitor");
+        // Before the machine's threads are made, which inherit it.
+        let signals = Signals::take(ENDING).ok();
         if !self.keep_stderr {
             let _ = process::leave_terminal(None);
         }
         match prepare(&self, &socket, crate::container::machine::start) {
-            Ok(session) => {
+            Ok(mut session) => {
+                session.stop_on(signals);
                 // A filter of system calls belongs here: everything is open, and no byte of the guest was seen yet.
                 session.run()
             }

@@ -23,6 +23,7 @@ use super::log::Log;
 use super::machine::{Ended, Machine};
 use super::program::{Outcome, Program};
 use super::wire::{Clocks, Exit, Failure, Tell};
+use crate::process::Signals;
 
 /// The main program's id.
 pub(super) const MAIN: u32 = 1;
@@ -84,6 +85,8 @@ pub(super) enum Phase {
 enum Who {
     Machine,
     Listener,
+    /// A signal to this process.
+    Signals,
     Control,
     /// A connection that has not said whose stream it is.
     Unnamed(usize),
@@ -102,6 +105,7 @@ pub(crate) struct Session<M, R> {
     pub(super) programs: BTreeMap<u32, Program>,
     pub(super) clients: BTreeMap<u64, Client>,
     pub(super) listener: Option<UnixListener>,
+    signals: Option<Signals>,
     pub(super) log: Option<Log>,
     pub(super) clocks: Clocks,
     /// The signal that ended the start, or that kills.
@@ -131,6 +135,7 @@ impl<M: Machine, R: Record> Session<M, R> {
             programs: BTreeMap::from([(MAIN, main)]),
             clients: BTreeMap::new(),
             listener: None,
+            signals: None,
             log,
             clocks: Clocks::default(),
             killed_by: None,
@@ -146,6 +151,11 @@ impl<M: Machine, R: Record> Session<M, R> {
     /// Serves later commands on this socket.
     pub(crate) fn listen(&mut self, listener: UnixListener) {
         self.listener = listener.set_nonblocking(true).is_ok().then_some(listener);
+    }
+
+    /// Takes these signals to this process as the wish to stop the container.
+    pub(crate) fn stop_on(&mut self, signals: Option<Signals>) {
+        self.signals = signals;
     }
 
     /// Adds the command that asked for the container. With `watching` it sees the main program and gives its input;
@@ -173,6 +183,7 @@ impl<M: Machine, R: Record> Session<M, R> {
                 match who {
                     Who::Machine => self.on_machine(),
                     Who::Listener => self.on_listener(),
+                    Who::Signals => self.on_signals(),
                     Who::Control => self.on_control(),
                     Who::Unnamed(index) => self.on_unnamed(index),
                     Who::Stream(id) => self.on_stream(id),
@@ -196,6 +207,9 @@ impl<M: Machine, R: Record> Session<M, R> {
             all.extend(self.machine.sources().into_iter().map(|fd| (Who::Machine, fd, PollFlags::IN)));
             if let Some(listener) = &self.listener {
                 all.push((Who::Listener, listener.as_fd(), PollFlags::IN));
+            }
+            if let Some(signals) = &self.signals {
+                all.push((Who::Signals, signals.as_fd(), PollFlags::IN));
             }
             if let Some((link, _)) = &self.control {
                 all.push((Who::Control, link.as_fd(), flags(true, link)));
@@ -285,6 +299,17 @@ impl<M: Machine, R: Record> Session<M, R> {
         self.end_at = None;
         self.boot_until = Instant::now() + self.start.deadline;
         self.machine.start_cold()
+    }
+
+    fn on_signals(&mut self) {
+        let mut came = false;
+        while self.signals.as_ref().is_some_and(|signals| signals.next_signal().is_some()) {
+            came = true;
+        }
+        if came {
+            log::info!("this monitor was told to end: the container is stopped");
+            self.stop(None);
+        }
     }
 
     /// Sends to the guest's agent.
