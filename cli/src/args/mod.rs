@@ -13,6 +13,7 @@ mod run;
 mod tests;
 mod unbuilt;
 mod verb;
+mod vm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub(crate) use container::{Attach, Container, Exec, Logs, Ps};
 pub(crate) use image::{Image, Inspect, List};
 pub(crate) use run::Run;
 pub(crate) use verb::Verb;
+pub(crate) use vm::Vm;
 
 use crate::error::{Error, Result};
 

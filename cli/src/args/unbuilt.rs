@@ -117,7 +117,6 @@ const VERBS: &[&str] = &[
     "logout",
     "volume",
     "network",
-    "vm",
     "snapshot",
     "restore",
     "bench",

@@ -2,7 +2,7 @@
 
 use clap::{ArgMatches, Command};
 
-use super::{Container, Image, Inspect, Run, container, image, run};
+use super::{Container, Image, Inspect, Run, Vm, container, image, run, vm};
 use crate::error::Result;
 
 /// A verb with its arguments.
@@ -16,6 +16,8 @@ pub(crate) enum Verb {
     Image(Image),
     /// `servin inspect`
     Inspect(Inspect),
+    /// `servin vm`
+    Vm(Vm),
     /// `servin doctor`
     Doctor,
     /// `servin version`
@@ -24,7 +26,7 @@ pub(crate) enum Verb {
 
 /// Adds the verbs to the command.
 pub(super) fn add(command: Command) -> Command {
-    image::add(container::add(command.subcommand(run::command())))
+    vm::add(image::add(container::add(command.subcommand(run::command()))))
         .subcommand(Command::new("doctor").about("Say what this host offers, and what to do about it"))
         .subcommand(Command::new("version").about("Print the version of servin and what it was built for"))
 }
@@ -39,6 +41,7 @@ pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Verb> {
     }
     match name {
         "run" => Ok(Verb::Run(Box::new(run::read(matches)?))),
+        "vm" => vm::read(matches),
         "doctor" => Ok(Verb::Doctor),
         "version" => Ok(Verb::Version),
         other => Err(crate::error::Error::NotBuilt { what: other.to_owned(), code: 1 }),

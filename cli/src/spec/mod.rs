@@ -4,7 +4,7 @@ mod env;
 mod exec;
 mod keys;
 mod run;
-mod size;
+pub(crate) mod size;
 #[cfg(test)]
 mod tests;
 mod volume;

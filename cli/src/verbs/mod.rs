@@ -20,6 +20,7 @@ mod save;
 mod stop;
 mod tag;
 mod version;
+mod vm;
 mod wait;
 
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
             Image::Prune { all, force } => prune::run(global, all, force),
         },
         Verb::Inspect(typed) => inspect::run(global, &typed),
+        Verb::Vm(typed) => vm::run(global, &typed),
         Verb::Doctor => doctor::run(global),
         Verb::Version => version::run(),
     }
