@@ -65,6 +65,14 @@ pub struct Host {
     pub huge_pages: Option<String>,
 }
 
+/// Opens the hypervisor, which checks its version and that it can do all that is needed, and gives what it can do.
+///
+/// # Errors
+/// Says what is missing.
+pub fn capabilities() -> crate::Result<servin_vmm::hv::Caps> {
+    Ok(servin_vmm::hv::open()?.caps().clone())
+}
+
 /// The device of KVM.
 pub const KVM: &str = "/dev/kvm";
 

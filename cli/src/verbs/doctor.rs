@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use servin_engine::guest::Guest;
-use servin_engine::host::{Device, Host, KVM, Kind};
+use servin_engine::host::{self, Device, Host, KVM, Kind};
 use servin_engine::store;
 
 use crate::args::Global;
@@ -39,6 +39,9 @@ impl Finding {
 pub(crate) fn run(global: &Global) -> Result<u8> {
     let host = Host::look();
     let mut findings = hypervisor(&host);
+    if matches!(host.device, Device::Usable) {
+        findings.push(capabilities());
+    }
     findings.push(huge_pages(host.huge_pages.as_deref()));
     findings.push(guest());
     findings.push(data_root(global));
@@ -84,6 +87,28 @@ fn hypervisor(host: &Host) -> Vec<Finding> {
         None => {}
     }
     findings
+}
+
+/// Only asked of a device that can be opened: otherwise its own line says why not.
+fn capabilities() -> Finding {
+    match host::capabilities() {
+        Ok(caps) => {
+            let yes = |able: bool| if able { "yes" } else { "no" };
+            let text = format!(
+                "{}: up to {} CPUs for a container, doorbells {}, read-only memory {}",
+                caps.name,
+                caps.max_cpus,
+                yes(caps.doorbells),
+                yes(caps.read_only),
+            );
+            Finding::good("abilities", text)
+        }
+        Err(error) => Finding::bad(
+            "abilities",
+            output::chain(&error),
+            "use a newer kernel, or a host whose KVM has what is missing",
+        ),
+    }
 }
 
 fn huge_pages(setting: Option<&str>) -> Finding {
