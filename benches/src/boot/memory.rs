@@ -73,8 +73,9 @@ fn is_machine(link: &Path) -> bool {
     link.to_str().is_some_and(|link| link.contains("kvm-vm"))
 }
 
-/// Guest memory is told from the rest by its size: no other mapping of a monitor is that large and that full.
-const GUEST_AT_LEAST_KIB: u64 = 24 << 10;
+/// Guest memory is told from the rest by its size: no other mapping of a monitor is as large (a heap of malloc's is
+/// 64 MiB), and the guest of a measurement has at least twice as much.
+const GUEST_AT_LEAST_KIB: u64 = 100 << 10;
 
 fn parse(maps: &str) -> Memory {
     let mut memory =
@@ -90,7 +91,7 @@ fn parse(maps: &str) -> Memory {
         let Ok(kib) = second.parse::<u64>() else { continue };
         match first {
             "Size:" => size = kib,
-            "Rss:" if !file && size >= GUEST_AT_LEAST_KIB && kib * 16 >= size => memory.guest_kib += kib,
+            "Rss:" if !file && size >= GUEST_AT_LEAST_KIB => memory.guest_kib += kib,
             "Rss:" => {
                 memory.own_kib += kib;
                 *(if file { &mut memory.file_kib } else { &mut memory.anonymous_kib }) += kib;
