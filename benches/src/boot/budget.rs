@@ -7,6 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use super::Report;
 
+/// The budgets of both starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budgets {
+    /// Of a start that boots the guest's kernel.
+    pub cold: Budget,
+    /// Of a start from a machine that has booted.
+    pub warm: Budget,
+}
+
+impl Budgets {
+    /// Reads the budgets.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds none.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let text = std::fs::read_to_string(path)?;
+        serde_json::from_str(&text).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+    }
+}
+
 /// Upper limits for the nested host under `-icount`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,15 +49,6 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Reads a budget.
-    ///
-    /// # Errors
-    /// If the file cannot be read or is no budget.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let text = std::fs::read_to_string(path)?;
-        serde_json::from_str(&text).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
-    }
-
     /// What exceeds it, a line each. What was not measured, though the budget speaks of it, exceeds it too.
     pub fn exceeded(&self, report: &Report) -> Vec<String> {
         let mut lines = Vec::new();
@@ -75,7 +87,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::{Exits, Memory, Sample};
+    use crate::boot::{Exits, Memory, Sample, Start};
 
     fn report(first_byte: f64) -> Report {
         let sample = Sample {
@@ -86,7 +98,7 @@ mod tests {
             first_byte,
             ended: 6.0,
         };
-        Report::new(Vec::new(), true, vec![sample]).unwrap()
+        Report::new(Vec::new(), Start::Cold, true, vec![sample]).unwrap()
     }
 
     fn budget() -> Budget {

@@ -74,7 +74,7 @@ fn is_machine(link: &Path) -> bool {
 }
 
 /// Guest memory is told from the rest by its size: no other mapping of a monitor is as large (a heap of malloc's is
-/// 64 MiB), and the guest of a measurement has at least twice as much.
+/// 64 MiB), and the guest of a measurement has at least twice as much. A restored guest's is a private mapping of a file.
 const GUEST_AT_LEAST_KIB: u64 = 100 << 10;
 
 fn parse(maps: &str) -> Memory {
@@ -91,7 +91,7 @@ fn parse(maps: &str) -> Memory {
         let Ok(kib) = second.parse::<u64>() else { continue };
         match first {
             "Size:" => size = kib,
-            "Rss:" if !file && size >= GUEST_AT_LEAST_KIB => memory.guest_kib += kib,
+            "Rss:" if size >= GUEST_AT_LEAST_KIB => memory.guest_kib += kib,
             "Rss:" => {
                 memory.own_kib += kib;
                 *(if file { &mut memory.file_kib } else { &mut memory.anonymous_kib }) += kib;

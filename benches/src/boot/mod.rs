@@ -9,7 +9,7 @@ mod exits;
 mod memory;
 mod report;
 
-pub use budget::Budget;
+pub use budget::{Budget, Budgets};
 pub use exits::{Exits, count};
 pub use memory::{Memory, resident};
 pub use report::{Report, Sample, table};
@@ -18,6 +18,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 /// What is run: the program and the image of every measurement.
 #[derive(Debug, Clone)]
@@ -28,13 +30,36 @@ pub struct Subject {
     pub data_root: PathBuf,
     /// Flags of `run`, such as `-m 256m`.
     pub flags: Vec<String>,
+    /// How the runs start.
+    pub start: Start,
+}
+
+/// How a run starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// The guest's kernel boots.
+    Cold,
+    /// The machine is a clone of one that has booted.
+    Warm,
+}
+
+impl Start {
+    /// Its name, as in `--timing` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Warm => "warm",
+        }
+    }
 }
 
 impl Subject {
     /// A command `servin run [flags] servin/base WORDS...`.
     pub fn command(&self, extra: &[&str], words: &[&str]) -> Command {
         let mut command = Command::new(&self.servin);
-        command.arg("run").args(&self.flags).args(extra).arg("servin/base").args(words);
+        command.arg("run").args((self.start == Start::Cold).then_some("--no-warm"));
+        command.args(&self.flags).args(extra).arg("servin/base").args(words);
         command.env("SERVIN_DATA_ROOT", &self.data_root).stdin(Stdio::null());
         command
     }
@@ -42,8 +67,26 @@ impl Subject {
     /// One run of `echo hi`.
     ///
     /// # Errors
-    /// If servin cannot be started, prints anything else, fails, or its `--timing` cannot be read.
+    /// If servin cannot be started, prints anything else, fails, starts otherwise than was wanted, or its `--timing` cannot
+    /// be read.
     pub fn sample(&self) -> io::Result<Sample> {
+        let (start, sample) = self.run()?;
+        if start == self.start.name() {
+            return Ok(sample);
+        }
+        Err(io::Error::other(format!("a {start} start, where a {} one was wanted", self.start.name())))
+    }
+
+    /// One run before those that count: it unpacks the image, fills the page cache, and leaves what a warm start needs.
+    ///
+    /// # Errors
+    /// As for [`Subject::sample`], but that it may start as it likes.
+    pub fn prepare(&self) -> io::Result<()> {
+        self.run().map(drop)
+    }
+
+    /// How it started, and its clocks.
+    fn run(&self) -> io::Result<(String, Sample)> {
         let mut command = self.command(&["--rm", "--timing"], &["echo", "hi"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
@@ -64,22 +107,26 @@ impl Subject {
             let output = String::from_utf8_lossy(&output);
             return Err(io::Error::other(format!("{status}, output {output:?}, standard error {text:?}")));
         }
+        let row = |name: &str| {
+            let mut rows = text.lines().filter_map(|line| line.strip_prefix("timing: "));
+            rows.find_map(|line| line.strip_prefix(name)).map(str::trim)
+        };
         let clock = |name: &str| {
-            text.lines()
-                .filter_map(|line| line.strip_prefix("timing: "))
-                .find_map(|line| line.strip_prefix(name))
-                .and_then(|rest| rest.trim().strip_suffix(" ms"))
+            row(name)
+                .and_then(|rest| rest.strip_suffix(" ms"))
                 .and_then(|number| number.trim().parse::<f64>().ok())
                 .ok_or_else(|| io::Error::other(format!("no clock {name:?} in {text:?}")))
         };
-        Ok(Sample {
+        let start = row("start").unwrap_or("nameless").to_string();
+        let sample = Sample {
             vm_created: clock("vm created")?,
             kernel_entered: clock("kernel entered")?,
             init_started: clock("init started")?,
             first_byte_inside: clock("first byte")?,
             first_byte: first_byte.as_secs_f64() * 1e3,
             ended: ended.as_secs_f64() * 1e3,
-        })
+        };
+        Ok((start, sample))
     }
 }
 

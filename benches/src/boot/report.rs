@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exits, Memory};
+use super::{Exits, Memory, Start};
 
 /// The clocks of one run, in milliseconds since before servin's exec; those named `inside` are servin's own, which
 /// begin when its process was made.
@@ -40,6 +40,8 @@ pub(super) const CLOCKS: [Clock; 6] = [
 pub struct Report {
     /// What the host is: kernel, hypervisor, settings.
     pub host: Vec<(String, String)>,
+    /// How the runs started.
+    pub start: Start,
     /// Whether a millisecond is a million instructions.
     pub instructions: bool,
     /// The counted runs, in order.
@@ -54,7 +56,12 @@ pub struct Report {
 
 impl Report {
     /// A report of these samples; `None` if there are none.
-    pub fn new(host: Vec<(String, String)>, instructions: bool, samples: Vec<Sample>) -> Option<Self> {
+    pub fn new(
+        host: Vec<(String, String)>,
+        start: Start,
+        instructions: bool,
+        samples: Vec<Sample>,
+    ) -> Option<Self> {
         let middle = |clock: fn(&Sample) -> f64| {
             let mut values: Vec<f64> = samples.iter().map(clock).collect();
             values.sort_by(f64::total_cmp);
@@ -72,7 +79,7 @@ impl Report {
             first_byte: middle(|sample| sample.first_byte)?,
             ended: middle(|sample| sample.ended)?,
         };
-        Some(Self { host, instructions, samples, median, exits: None, memory: Vec::new() })
+        Some(Self { host, start, instructions, samples, median, exits: None, memory: Vec::new() })
     }
 }
 
@@ -138,16 +145,17 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_of_the_samples() {
-        let report = Report::new(Vec::new(), true, vec![sample(9.0), sample(1.0), sample(3.0)]).unwrap();
+        let report =
+            Report::new(Vec::new(), Start::Cold, true, vec![sample(9.0), sample(1.0), sample(3.0)]).unwrap();
         assert_eq!(report.median, sample(3.0));
-        let report = Report::new(Vec::new(), true, vec![sample(4.0), sample(2.0)]).unwrap();
+        let report = Report::new(Vec::new(), Start::Cold, true, vec![sample(4.0), sample(2.0)]).unwrap();
         assert_eq!(report.median, sample(3.0));
-        assert!(Report::new(Vec::new(), true, Vec::new()).is_none());
+        assert!(Report::new(Vec::new(), Start::Cold, true, Vec::new()).is_none());
     }
 
     #[test]
     fn the_table_tells_each_clock_and_its_step() {
-        let report = Report::new(Vec::new(), true, vec![sample(10.0)]).unwrap();
+        let report = Report::new(Vec::new(), Start::Cold, true, vec![sample(10.0)]).unwrap();
         let text = table(&report);
         assert!(text.contains("vm created"), "{text}");
         assert!(
