@@ -88,11 +88,8 @@ pub fn table(report: &Report) -> String {
     let mut text = String::new();
     let unit =
         if report.instructions { "virtual ms (1 ms = 1 million instructions)" } else { "ms of wall time" };
-    for (name, value) in &report.host {
-        text += &format!("{name}: {value}\n");
-    }
-    text +=
-        &format!("\n{:<26}{:>10}{:>10}{:>10}{:>10}   {unit}\n", "clock", "median", "step", "least", "most");
+    let clock = format!("clock of a {} start", report.start.name());
+    text += &format!("\n{clock:<26}{:>10}{:>10}{:>10}{:>10}   {unit}\n", "median", "step", "least", "most");
     let mut before = 0.0;
     for (name, clock) in CLOCKS {
         let values = report.samples.iter().map(clock);
