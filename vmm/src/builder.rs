@@ -209,6 +209,7 @@ impl VmBuilder {
             io: io.clone(),
             gate: Arc::clone(&gate),
             timeline: timeline.clone(),
+            awaited: None,
         });
         let seats = Mutex::new(seats.collect());
         timeline.mark(Mark::Created);

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use servin_devices::bus::Bus;
@@ -55,6 +55,8 @@ pub(crate) struct Seat {
     pub(crate) io: Io,
     pub(crate) gate: Arc<Gate>,
     pub(crate) timeline: Timeline,
+    /// Dropped when the vCPU has its state, or never will.
+    pub(crate) awaited: Option<mpsc::Sender<()>>,
 }
 
 /// Starts the thread of a vCPU. It ends when the VM does; an error or a panic on it ends the VM.
@@ -79,7 +81,7 @@ pub(crate) fn spawn(seat: Seat) -> Result<JoinHandle<()>, Error> {
 }
 
 fn run(seat: Seat) -> Result<(), Error> {
-    let Seat { slot, start, mut io, gate, timeline } = seat;
+    let Seat { slot, start, mut io, gate, timeline, awaited } = seat;
     let index = slot.index();
     let mut vcpu = slot.bind()?;
     match start {
@@ -87,6 +89,7 @@ fn run(seat: Seat) -> Result<(), Error> {
         Start::State(state) => vcpu.restore(&state)?,
         Start::Reset => {}
     }
+    drop(awaited);
     loop {
         match gate.pass(index, &mut *vcpu) {
             Pass::Run => {}

@@ -55,8 +55,9 @@ impl Vm {
     /// The VM was started before, or no thread can be had.
     pub fn start(&self) -> Result<(), Error> {
         self.gate.start()?;
-        // Those of a restored VM that ran when it was saved go on.
-        self.resume_devices().and_then(|()| self.spawn()).inspect_err(|_| self.stop())
+        // Those of a restored VM that ran when it was saved go on, once every vCPU has its state: an interrupt that they
+        // raise before that would be lost when a local APIC gets the state that was saved.
+        self.spawn().and_then(|()| self.resume_devices()).inspect_err(|_| self.stop())
     }
 
     fn resume_devices(&self) -> Result<(), Error> {
@@ -68,12 +69,20 @@ impl Vm {
         Ok(())
     }
 
+    /// Starts the vCPUs' threads, and waits until those that were saved have their state.
     fn spawn(&self) -> Result<(), Error> {
         let seats = std::mem::take(&mut *lock(&self.seats));
-        for seat in seats {
+        let (awaited, all) = mpsc::channel::<()>();
+        for mut seat in seats {
+            if matches!(seat.start, vcpu::Start::State(_)) {
+                seat.awaited = Some(awaited.clone());
+            }
             let thread = vcpu::spawn(seat)?;
             lock(&self.threads).push(thread);
         }
+        drop(awaited);
+        // Nothing is sent; the wait ends when the last vCPU has let go of its end.
+        let _ = all.recv();
         Ok(())
     }
 

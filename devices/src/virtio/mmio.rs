@@ -181,11 +181,18 @@ impl MmioTransport {
         };
     }
 
-    /// Puts a paused device back on a thread.
+    /// Puts a paused device back on a thread, and raises an interrupt again that the driver has not acknowledged: one
+    /// from before the interrupt controller and the vCPUs had their saved state, as a device raises that says it was
+    /// restored, is lost. To the driver a second one is spurious.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// No thread can be had, or the hypervisor refused.
     pub fn resume(&mut self) -> Result<(), Error> {
+        if self.interrupt.status() != 0 {
+            self.interrupt
+                .raise(0)
+                .map_err(|source| Error::Host { doing: "raising an interrupt again", source })?;
+        }
         let Activation::Thread(faults) = &self.activation else { return Ok(()) };
         self.slot = match std::mem::replace(&mut self.slot, Slot::Lost) {
             Slot::Parked(runner) => {

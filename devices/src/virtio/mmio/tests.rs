@@ -297,3 +297,17 @@ fn a_paused_device_is_saved_and_goes_on_elsewhere_where_it_was() {
     assert!(copy.restore(&saved).is_err(), "it runs already");
     assert!(copy.restore(&saved[..9]).is_err());
 }
+
+#[test]
+fn an_interrupt_that_the_driver_has_not_seen_is_raised_again_when_the_device_goes_on() {
+    let mut rig = Rig::started(Box::new(Probe::new().0));
+    rig.transport().resume().unwrap();
+    let edges = rig.line().edges();
+    rig.add(0, &[b"1"], &[]);
+    assert_eq!(rig.line().edges(), edges + 1);
+    rig.transport().resume().unwrap();
+    assert_eq!(rig.line().edges(), edges + 2);
+    rig.write32(reg::VIRTIO_MMIO_INTERRUPT_ACK, 3);
+    rig.transport().resume().unwrap();
+    assert_eq!(rig.line().edges(), edges + 2);
+}
