@@ -1,0 +1,111 @@
+//! Warm starts: the first run of an image leaves a template, later ones clone it, and clones share nothing that must be
+//! their own.
+
+use std::collections::HashSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use servin_tests::machine::Servin;
+
+const BASE: &str = "servin/base";
+
+/// Whether a run with `--timing` was warm.
+fn is_warm(stderr: &str) -> bool {
+    let line = stderr.lines().find(|line| line.starts_with("timing: start")).expect("a line of the start");
+    line.ends_with(" warm")
+}
+
+fn templates(servin: &Servin) -> usize {
+    servin.go(&["vm", "images", "-q"]).text().lines().count()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
+}
+
+/// `SERVIN_CLONES` of them, else 100.
+fn clones() -> usize {
+    std::env::var("SERVIN_CLONES").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
+}
+
+#[test]
+fn the_second_run_of_an_image_is_warm_and_does_the_same() {
+    let Some(servin) = Servin::new() else { return };
+    let args = ["run", "--rm", "--timing", BASE, "sh", "-c", "echo hi; echo oops >&2; exit 7"];
+    for warm in [false, true, true] {
+        let outcome = servin.go(&args);
+        outcome.expect(7, "hi\n");
+        assert!(outcome.stderr.starts_with("oops\n"), "{outcome:?}");
+        assert_eq!(is_warm(&outcome.stderr), warm, "{outcome:?}");
+        assert_eq!(templates(&servin), 1);
+    }
+}
+
+#[test]
+fn no_warm_neither_leaves_a_template_nor_uses_one() {
+    let Some(servin) = Servin::new() else { return };
+    let cold = ["run", "--rm", "--no-warm", "--timing", BASE, "true"];
+    assert!(!is_warm(&servin.go(&cold).stderr));
+    assert_eq!(templates(&servin), 0);
+    servin.go(&["run", "--rm", BASE, "true"]).expect(0, "");
+    assert_eq!(templates(&servin), 1);
+    assert!(!is_warm(&servin.go(&cold).stderr));
+}
+
+#[test]
+fn another_machine_has_another_template_and_pruned_ones_are_made_again() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["run", "--rm", BASE, "true"]).expect(0, "");
+    let other = servin.go(&["run", "--rm", "--timing", "-m", "256m", BASE, "true"]);
+    assert!(!is_warm(&other.stderr), "{other:?}");
+    assert_eq!(templates(&servin), 2);
+    assert_eq!(servin.go(&["vm", "images", "prune"]).code, Some(0));
+    assert_eq!(templates(&servin), 0);
+    assert!(!is_warm(&servin.go(&["run", "--rm", "--timing", BASE, "true"]).stderr));
+}
+
+#[test]
+fn a_damaged_template_is_a_cold_start_and_nothing_else() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["run", "--rm", BASE, "true"]).expect(0, "");
+    let key = servin.go(&["vm", "images", "-q", "--no-trunc"]).text().trim().to_owned();
+    let state = servin.data_root().join("templates").join(key).join("state");
+    let mut bytes = std::fs::read(&state).expect("the state of the template");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&state, bytes).expect("a damaged state");
+    let args = ["run", "--rm", "--timing", BASE, "echo", "hi"];
+    for warm in [false, true] {
+        let outcome = servin.go(&args);
+        outcome.expect(0, "hi\n");
+        assert_eq!(is_warm(&outcome.stderr), warm, "{outcome:?}");
+        assert!(outcome.stderr.lines().all(|line| line.starts_with("timing: ")), "{outcome:?}");
+    }
+}
+
+/// Everything that a program could take for unique or true, from as many clones as there is time for.
+#[test]
+fn clones_share_no_random_number_no_name_and_no_clock() {
+    let Some(servin) = Servin::new() else { return };
+    let words = "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id; hostname; date +%s; \
+                 head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'";
+    servin.go(&["run", "--rm", BASE, "sh", "-c", words]);
+    let mut seen = HashSet::new();
+    for index in 0..clones() {
+        let before = now();
+        let outcome = servin.go(&["run", "--rm", "--timing", BASE, "sh", "-c", words]);
+        let after = now();
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(is_warm(&outcome.stderr), "run {index} is no clone: {outcome:?}");
+        let text = outcome.text();
+        let lines: Vec<&str> = text.lines().collect();
+        let [uuid, boot, host, date, random] = lines[..] else { panic!("{outcome:?}") };
+        assert_eq!((uuid.len(), boot.len(), random.len()), (36, 36, 32), "{outcome:?}");
+        for unique in [uuid, boot, host, random] {
+            assert!(seen.insert(unique.to_owned()), "run {index} repeats {unique}");
+        }
+        let date: u64 = date.parse().expect("seconds since 1970");
+        // The guest shows whole seconds of a clock that was set a moment before.
+        assert!((before.saturating_sub(1)..=after + 1).contains(&date), "{before} {date} {after}");
+    }
+    println!("{} clones", clones());
+}
