@@ -11,6 +11,7 @@
 //! ```
 
 mod client;
+mod confine;
 mod guest;
 mod launch;
 mod link;
