@@ -11,6 +11,8 @@
 # ---- what is covered: the one place to change when a crate gets to a target ---------------------------------------
 ARM=(servin-init servin-guest-kernel servin-devices)
 ARM_TESTS=(servin-init servin-guest-kernel servin-devices)
+# Tests that start their own program again: the emulator is not in the kernel, so an arm64 program cannot be started.
+ARM_SKIP=(no_descriptor_and_no_thread_is_left_behind)
 MAC=(servin-init servin-guest-kernel)
 WIN=(servin-init servin-guest-kernel)
 NOT_YET=(
@@ -103,7 +105,8 @@ for step; do
       check "$target: build and link" cargo build $arm_std --locked --target $target "${ARM[@]/#/-p}"
       # shellcheck disable=SC2086
       check "$target: unit tests under qemu" \
-        timeout 400 cargo test $arm_std --locked --target $target "${ARM_TESTS[@]/#/-p}" --lib --bins
+        timeout 400 cargo test $arm_std --locked --target $target "${ARM_TESTS[@]/#/-p}" --lib --bins -- \
+        "${ARM_SKIP[@]/#/--skip=}"
       ;;
     mac) for target in aarch64-apple-darwin x86_64-apple-darwin; do lint $target "$std" "${MAC[@]}"; done ;;
     win) lint x86_64-pc-windows-gnu "$std" "${WIN[@]}" ;;
@@ -112,5 +115,6 @@ for step; do
 done
 
 printf 'not covered: %s\n' "${NOT_YET[@]}"
-printf '%d passed, %d failed, %d skipped\n' $passed $failed ${#NOT_YET[@]}
+printf 'not covered: arm64 Linux: the test %s\n' "${ARM_SKIP[@]}"
+printf '%d passed, %d failed, %d skipped\n' $passed $failed $((${#NOT_YET[@]} + ${#ARM_SKIP[@]}))
 [ $failed = 0 ]
