@@ -362,14 +362,18 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
     }
 
-    /// The machine is off or is ended now; the record is written and clients are told.
+    /// The record is written, clients are told, and the machine is ended if it is not off. The machine goes last, because
+    /// taking its memory apart is long work that nobody waits for; first only if it could still write to the host.
     fn finish(&mut self) {
         if self.phase != Phase::Closing {
             return;
         }
         self.phase = Phase::Ended;
         self.end_at = None;
-        self.machine.kill();
+        let may_write = self.start.needs_shutdown;
+        if may_write {
+            self.machine.kill();
+        }
         (self.control, self.listener, self.log) = (None, None, None);
         self.unnamed.clear();
         let boot = self.machine.clocks();
@@ -401,6 +405,9 @@ impl<M: Machine, R: Record> Session<M, R> {
                 client.tell(&killed);
             }
             client.leaving = true;
+        }
+        if !may_write {
+            self.machine.kill();
         }
     }
 

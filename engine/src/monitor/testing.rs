@@ -37,6 +37,8 @@ struct Shared {
     sender: Mutex<Sender<(u32, UnixStream)>>,
     control: Mutex<UnixStream>,
     log: Mutex<Vec<String>>,
+    /// The machine is not taken apart while a test holds it.
+    apart: Mutex<()>,
 }
 
 /// What a test sees of the guest.
@@ -47,6 +49,11 @@ impl FakeGuest {
     /// What reached the guest, and the machine's end.
     pub(super) fn log(&self) -> Vec<String> {
         self.0.log.lock().unwrap().clone()
+    }
+
+    /// Keeps the machine from being taken apart.
+    pub(super) fn hold(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.0.apart.lock().unwrap()
     }
 
     /// Ends the machine under the session.
@@ -83,6 +90,7 @@ pub(super) fn hello(hello: Option<Hello>) -> (FakeMachine, FakeGuest) {
         sender: Mutex::new(sender.clone()),
         control: Mutex::new(control.try_clone().unwrap()),
         log: Mutex::default(),
+        apart: Mutex::default(),
     });
     sender.send((CONTROL_PORT, theirs)).unwrap();
     shared.event.signal();
@@ -265,6 +273,7 @@ impl Machine for FakeMachine {
         self.shared.ended.lock().unwrap().clone()
     }
     fn kill(&mut self) {
+        drop(self.shared.apart.lock().unwrap());
         self.shared.note("killed");
     }
     fn clocks(&self) -> BootClocks {

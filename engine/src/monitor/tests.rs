@@ -101,6 +101,21 @@ fn output_and_exit_code_arrive_and_the_record_is_written_first() {
 }
 
 #[test]
+fn the_end_is_told_before_the_machine_is_taken_apart() {
+    let mut run = run(&["wait"], How::default());
+    run.started();
+    let guest = run.guest.clone();
+    let held = guest.hold();
+    run.client.ask(&Ask::Signal(2));
+    run.client.until(|tell| Some(tell) == exited(130).as_ref());
+    assert_eq!(*run.record.lock().unwrap(), ["started", "ended 130 oom=false"]);
+    assert_eq!(guest.log(), ["configure box", "signal 1 2"]);
+    drop(held);
+    assert_eq!(run.session.join().unwrap(), 130);
+    assert_eq!(guest.log(), ["configure box", "signal 1 2", "killed"]);
+}
+
+#[test]
 fn both_outputs_are_kept_apart_and_logged() {
     let run = run(&["both"], How::default());
     let log = run.dir.path().join("log");
