@@ -54,7 +54,12 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed> {
     if argv.len() < 2 {
         return Ok(Typed::Text(command().render_long_help().to_string()));
     }
-    let matches = match command().try_get_matches_from(&argv) {
+    // `run` is on the way to a container's first byte: it does not pay for the other verbs. What this reads, the whole
+    // command reads the same way; the rest, help and errors too, is left to that.
+    let quick = (typed_first(&argv) == Some("run"))
+        .then(|| frame().subcommand(run::command()).try_get_matches_from(&argv).ok())
+        .flatten();
+    let matches = match quick.map_or_else(|| command().try_get_matches_from(&argv), Ok) {
         Ok(matches) => matches,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return Ok(Typed::Text(error.render().to_string()));
@@ -78,7 +83,12 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed> {
 
 /// The whole command.
 fn command() -> Command {
-    let command = Command::new("servin")
+    unbuilt::verbs(verb::add(frame()))
+}
+
+/// The command without its verbs.
+fn frame() -> Command {
+    Command::new("servin")
         .display_name("Servin")
         .about("Containers that are real virtual machines")
         .version(env!("CARGO_PKG_VERSION"))
@@ -118,8 +128,19 @@ fn command() -> Command {
                 .global(true)
                 .value_parser(level())
                 .help("Log off, error (the default), warn, info, debug or trace"),
-        );
-    unbuilt::verbs(verb::add(command))
+        )
+}
+
+/// The first word that is no global flag and no value of one.
+fn typed_first(argv: &[OsString]) -> Option<&str> {
+    let mut words = argv.iter().skip(1).filter_map(|word| word.to_str());
+    loop {
+        match words.next()? {
+            "--data-root" | "--log-level" => _ = words.next(),
+            flag if flag.starts_with('-') => {}
+            word => return Some(word),
+        }
+    }
 }
 
 fn level() -> ValueParser {

@@ -34,6 +34,28 @@ fn words(run: &Run) -> Vec<&str> {
 }
 
 #[test]
+fn run_alone_reads_what_the_whole_command_reads() {
+    let lines: [&[&str]; 4] = [
+        &["run", "-it", "--rm", "-m", "64", "--data-root", "/d", "box", "ps", "-a"],
+        &["--data-root", "/d", "run", "-e", "A=1", "-e", "B", "box"],
+        &["-D", "--log-level", "info", "run", "--rm=false", "box", "--", "run"],
+        &["--data-root", "run", "run", "box"],
+    ];
+    for line in lines {
+        let argv: Vec<OsString> = ["servin"].iter().chain(line).map(OsString::from).collect();
+        assert_eq!(typed_first(&argv), Some("run"), "{line:?}");
+        let read = |command: Command| {
+            let matches = command.try_get_matches_from(&argv).unwrap();
+            let (name, of_verb) = matches.subcommand().unwrap();
+            let verb = verb::read(name, of_verb).unwrap();
+            format!("{:?} {:?} {verb:?}", matches.get_one::<PathBuf>("data-root"), matches.get_flag("debug"))
+        };
+        assert_eq!(read(frame().subcommand(run::command())), read(command()), "{line:?}");
+    }
+    assert_eq!(typed_first(&["servin", "--data-root", "run", "ps"].map(OsString::from)), Some("ps"));
+}
+
+#[test]
 fn version_is_one_line() {
     let expected = format!("Servin {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(printed(&["--version"]), expected);
