@@ -5,9 +5,14 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::Subject;
+
+/// How long a monitor may take to be gone.
+const GONE_AFTER_SECONDS: i64 = 30;
 
 /// Resident memory of one process, in KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +45,32 @@ pub fn resident(subject: &Subject) -> io::Result<Vec<Memory>> {
     let measured = read.and_then(|stdout| processes(&subject.servin).map(|found| (found, stdout)));
     drop(stdin);
     child.wait()?;
+    wait_for_monitors(&subject.servin)?;
     let (found, _) = measured?;
     if found.iter().any(|memory| memory.process == "monitor") {
         Ok(found)
     } else {
         Err(io::Error::other("no process of servin has a virtual machine open"))
     }
+}
+
+/// Waits until no process runs this program.
+pub(super) fn wait_for_monitors(program: &Path) -> io::Result<()> {
+    let program = program.canonicalize()?;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        if !fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == program) {
+            continue;
+        }
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { continue };
+        let limit = Timespec { tv_sec: GONE_AFTER_SECONDS, tv_nsec: 0 };
+        if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit))? == 0 {
+            return Err(io::Error::other(format!(
+                "a monitor is still there {GONE_AFTER_SECONDS} s after its end"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The processes that run this program.

@@ -103,6 +103,8 @@ impl Subject {
         stderr.read_to_string(&mut text)?;
         let status = child.wait()?;
         let ended = started.elapsed();
+        // The monitor takes its machine apart after it has told the end: that must not be counted in the next sample.
+        memory::wait_for_monitors(&self.servin)?;
         if output != b"hi\n" || !status.success() {
             let output = String::from_utf8_lossy(&output);
             return Err(io::Error::other(format!("{status}, output {output:?}, standard error {text:?}")));
