@@ -76,6 +76,7 @@ pub const VMM: &[Module] = &[
     Below("config", 5),
     Below("gate", 5),
     Below("legacy", 5),
+    Below("snapshot::early", 5),
     Below("snapshot::format", 5),
     Below("snapshot::memory_file", 5),
     Below("vcpu", 5),

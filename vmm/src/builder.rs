@@ -178,7 +178,11 @@ impl VmBuilder {
         let words = cmdline::build(&caps, devices.len(), &config.cmdline_extra)?;
         let mem = match &snapshot {
             None => memory::anonymous(config.memory_mib, config.track_dirty)?,
-            Some(snapshot) => snapshot.memory.map(config.track_dirty)?,
+            Some(snapshot) => {
+                let mem = snapshot.memory.map(config.track_dirty)?;
+                memory::populate(&mem, snapshot.early.as_deref().unwrap_or_default());
+                mem
+            }
         };
         let plan = Plan { track_dirty: config.track_dirty, ..Plan::new(Arc::clone(&mem), config.cpus, GSIS) };
         let machine = hypervisor.create(&plan)?;

@@ -6,12 +6,14 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use servin_devices::mem::{GuestRam, Mem};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap};
 
 use crate::error::Error;
 use crate::layout::{self, MIB};
@@ -52,6 +54,71 @@ pub fn private(mem_mib: u64, file: File, offset: u64, track_dirty: bool) -> Resu
             .build()
             .map_err(plain)
     })
+}
+
+/// Neighbouring pages of 4 KiB, counted through RAM in the order of its regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pages {
+    /// The first one.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The pages of a [`private`] mapping that were written since it was made.
+///
+/// # Errors
+/// The host does not tell.
+pub fn written(ram: &GuestRam) -> io::Result<Vec<Pages>> {
+    // Documentation/admin-guide/mm/pagemap.rst: 8 bytes a page.
+    const PRESENT: u64 = 1 << 63;
+    const OF_A_FILE: u64 = 1 << 61;
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let (mut runs, mut page) = (Vec::<Pages>::new(), 0_u32);
+    let mut buffer = vec![0; 64 << 10];
+    for region in ram.iter() {
+        let mut entry = (region.as_ptr().addr() / PAGE.get() * 8) as u64;
+        let mut left = region.size() / PAGE.get() * 8;
+        while left > 0 {
+            let (part, _) = buffer.split_at_mut(left.min(64 << 10));
+            pagemap.read_exact_at(part, entry)?;
+            for bytes in part.as_chunks::<8>().0 {
+                if u64::from_ne_bytes(*bytes) & (PRESENT | OF_A_FILE) == PRESENT {
+                    match runs.last_mut() {
+                        Some(run) if run.first + run.count == page => run.count += 1,
+                        _ => runs.push(Pages { first: page, count: 1 }),
+                    }
+                }
+                page += 1;
+            }
+            entry += part.len() as u64;
+            left -= part.len();
+        }
+    }
+    Ok(runs)
+}
+
+/// Copies pages of a [`private`] mapping now that will be written soon. Pages that are not there are left out; where the
+/// host's kernel cannot do it (before 5.14), they are copied when they are written.
+pub fn populate(ram: &GuestRam, runs: &[Pages]) {
+    let mut base = 0;
+    for region in ram.iter() {
+        let pages = region.size() / PAGE.get();
+        for run in runs {
+            let (first, count) = (run.first as usize, run.count as usize);
+            let Some(first) = first.checked_sub(base).filter(|first| *first < pages) else { continue };
+            let len = count.min(pages - first) * PAGE.get();
+            let from = region.as_ptr().wrapping_add(first * PAGE.get());
+            // SAFETY: the range lies within this mapping; the advice does what the first write to each page would.
+            let done =
+                unsafe { rustix::mm::madvise(from.cast(), len, rustix::mm::Advice::LinuxPopulateWrite) };
+            if let Err(error) = done {
+                log::debug!("copying pages early: {error}");
+                return;
+            }
+        }
+        base += pages;
+    }
 }
 
 type Region = MmapRegion<Option<AtomicBitmap>>;
@@ -116,7 +183,7 @@ fn plain(error: MmapRegionError) -> io::Error {
 mod tests {
     use std::io::Write;
 
-    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::{Bytes, GuestMemoryRegion};
 
     use super::*;
 
@@ -133,6 +200,20 @@ mod tests {
     fn memory_begins_on_a_huge_page() {
         let mem = anonymous(64, false).unwrap();
         assert_eq!(mem.get_host_address(GuestAddress(0)).unwrap().addr() % HUGE, 0);
+    }
+
+    #[test]
+    fn written_pages_are_known_and_can_be_copied_before() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(32 * MIB).unwrap();
+        let mem = private(32, file, 0, false).unwrap();
+        let mut byte = [0];
+        mem.read_slice(&mut byte, GuestAddress(0x9000)).unwrap();
+        assert_eq!(written(&mem).unwrap(), []);
+        mem.write_slice(b"12", GuestAddress(0x2fff)).unwrap();
+        assert_eq!(written(&mem).unwrap(), [Pages { first: 2, count: 2 }]);
+        populate(&mem, &[Pages { first: 8, count: 1 }, Pages { first: u32::MAX, count: 9 }]);
+        assert_eq!(written(&mem).unwrap(), [(2, 2), (8, 1)].map(|(first, count)| Pages { first, count }));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct VirtualMachine {
     /// The template that it was cloned from, or that it is to leave.
     key: Option<Key>,
     warm: bool,
+    /// It is the first clone, by which the template learns what to copy for the next.
+    teaches: bool,
     vm: Option<Vm>,
     timeline: Timeline,
     news: Arc<News>,
@@ -77,6 +79,7 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
 /// Starts a machine; with a snapshot a clone of it.
 fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> Result<VirtualMachine> {
     let warm = snapshot.is_some();
+    let teaches = snapshot.as_ref().is_some_and(|snapshot| !snapshot.has_learned());
     let host = VsockHost::new().map_err(Error::Vsock)?;
     let listeners = [CONTROL_PORT, STREAM_PORT]
         .into_iter()
@@ -115,7 +118,7 @@ fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> 
     let vm = builder.build()?;
     let timeline = vm.timeline().clone();
     vm.start()?;
-    Ok(VirtualMachine { plan, key, warm, vm: Some(vm), timeline, news, listeners, deaf: false })
+    Ok(VirtualMachine { plan, key, warm, teaches, vm: Some(vm), timeline, news, listeners, deaf: false })
 }
 
 impl VirtualMachine {
@@ -224,6 +227,17 @@ impl Machine for VirtualMachine {
             Err(error) => ::log::warn!("cannot make a template: {}", chain(&error)),
         }
         self.key = None;
+    }
+
+    fn main_started(&mut self) {
+        if !std::mem::take(&mut self.teaches) {
+            return;
+        }
+        if let (Some(templates), Some(key), Some(vm)) = (&self.plan.templates, &self.key, &self.vm)
+            && let Err(error) = Snapshot::learn(&templates.path(key), vm.mem())
+        {
+            ::log::info!("the template learned nothing: {}", chain(&error));
+        }
     }
 
     fn start_cold(&mut self) -> bool {

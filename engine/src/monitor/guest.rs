@@ -105,6 +105,9 @@ impl<M: Machine, R: Record> Session<M, R> {
                     self.record.started();
                 }
                 self.on_started(id);
+                if id == MAIN {
+                    self.machine.main_started();
+                }
             }
             GuestMessage::ExecFailed { id, stage, errno, message } => {
                 let Some(program) = self.programs.get_mut(&id) else { return };

@@ -54,6 +54,9 @@ pub(crate) trait Machine {
     /// the machine.
     fn save_template(&mut self);
 
+    /// The main program runs.
+    fn main_started(&mut self);
+
     /// A clone that came to nothing before its agent's hello is replaced by a machine that boots, and its template thrown
     /// away. `false` if it is no clone or there can be no other.
     fn start_cold(&mut self) -> bool;

@@ -289,6 +289,7 @@ impl Machine for FakeMachine {
         self.template = false;
         self.shared.note("template");
     }
+    fn main_started(&mut self) {}
     fn start_cold(&mut self) -> bool {
         self.shared.note("cold");
         *self.shared.ended.lock().unwrap() = None;

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! templates/.lock         held while one is made or removed
-//! templates/KEY/          state, memory (servin-vmm's snapshot), about.json
+//! templates/KEY/          state, memory, early (servin-vmm's snapshot), about.json
 //! templates/KEY.new/      one that is being made; without a holder of the lock it is left-over
 //! ```
 //! A template is only ever a shortcut: whatever is wrong with it, it is thrown away and the machine boots.
@@ -208,7 +208,8 @@ impl Templates {
         }
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
+    /// Where the template with this key is, if it is.
+    pub(crate) fn path(&self, key: &Key) -> PathBuf {
         self.dir.join(key.as_str())
     }
 }

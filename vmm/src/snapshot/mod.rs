@@ -7,6 +7,7 @@
 //! A snapshot may be restored many times: nothing is written to its files, and the guest's pages are read when touched.
 //! The two files carry one random number, so that parts of different snapshots are not mixed.
 
+mod early;
 mod format;
 mod memory_file;
 
@@ -20,12 +21,15 @@ use servin_devices::state::{self, State};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hv::{MachineState, VcpuState};
+use crate::memory::{self, Pages};
 
 use format::Sections;
 pub(crate) use memory_file::MemoryFile;
 
 /// The state of everything but RAM.
 const STATE: &str = "state";
+/// The pages that are written first, once a restored VM has told.
+const EARLY: &str = "early";
 /// RAM.
 const MEMORY: &str = "memory";
 
@@ -51,6 +55,8 @@ pub struct Snapshot {
     shape: Shape,
     sections: Sections,
     pub(crate) memory: MemoryFile,
+    /// Pages to be copied at once.
+    pub(crate) early: Option<Vec<Pages>>,
 }
 
 impl Snapshot {
@@ -64,7 +70,28 @@ impl Snapshot {
         let mut sections = Sections::decode(&bytes)?;
         let shape: Shape = state::decode(&sections.take("vm")?)?;
         let memory = MemoryFile::open(&dir.join(MEMORY), &shape.id, shape.memory_mib)?;
-        Ok(Self { shape, sections, memory })
+        let early = early::read(&dir.join(EARLY), &shape.id);
+        Ok(Self { shape, sections, memory, early })
+    }
+
+    /// A VM that was restored from it has told which pages are written first ([`Snapshot::learn`]).
+    #[must_use]
+    pub fn has_learned(&self) -> bool {
+        self.early.is_some()
+    }
+
+    /// Learns from the RAM of a VM that was restored from the snapshot in `dir` which pages are written first: those that
+    /// it has written by now. Later restores copy them at once.
+    ///
+    /// # Errors
+    /// The snapshot cannot be read, or the list not be written.
+    pub fn learn(dir: &Path, ram: &Mem) -> Result<(), Error> {
+        let id = Self::open(dir)?.shape.id;
+        let runs = memory::written(ram).map_err(Error::host("finding the pages that were written"))?;
+        let list = Draft::new(dir, EARLY);
+        let bytes = early::encode(id, runs)?;
+        fs::write(&list.path, bytes).map_err(Error::host("writing the list of early pages"))?;
+        list.keep()
     }
 
     /// Memory of the saved VM in MiB.

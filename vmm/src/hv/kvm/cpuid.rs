@@ -63,6 +63,35 @@ pub(super) fn for_vcpu(supported: &CpuId, index: u8, cpus: u8, emulates_kernel: 
     cpuid
 }
 
+/// Why a vCPU that was made with the CPUID `saved` cannot go on where `here` is what there is: another vendor, or a feature
+/// less. A feature more is hidden, because the guest keeps the CPUID it was saved with.
+pub(super) fn misfit(saved: &[kvm_cpuid_entry2], here: &[kvm_cpuid_entry2]) -> Option<String> {
+    /// Leaf, index, and which of EAX to EDX hold a bit for each feature.
+    const FEATURES: [(u32, u32, [bool; 4]); 6] = [
+        (1, 0, [false, false, true, true]),
+        (7, 0, [false, true, true, true]),
+        (0xd, 0, [true, false, false, false]),
+        (0xd, 1, [true, false, false, false]),
+        (KVM_FEATURES, 0, [true, false, false, false]),
+        (0x8000_0001, 0, [false, false, true, true]),
+    ];
+    let registers = |of: &[kvm_cpuid_entry2], leaf: u32, index: u32| {
+        let found = of.iter().find(|entry| (entry.function, entry.index) == (leaf, index));
+        found.map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+    };
+    let ([_, vendor @ ..], [_, own @ ..]) = (registers(saved, 0, 0), registers(here, 0, 0));
+    if vendor != own {
+        return Some("it ran on a processor of another vendor".to_owned());
+    }
+    FEATURES.iter().find_map(|&(leaf, index, which)| {
+        let both = registers(saved, leaf, index).into_iter().zip(registers(here, leaf, index));
+        let mut missing =
+            both.zip(which).map(|((wanted, has), counts)| if counts { wanted & !has } else { 0 });
+        let bits = missing.find(|bits| *bits != 0)?;
+        Some(format!("this processor lacks features that it had: {bits:#x} of CPUID leaf {leaf:#x}, {index}"))
+    })
+}
+
 /// Sets how many vCPUs share this cache and, from `cores_at` up, how many cores the package has.
 fn share_cache(entry: &mut kvm_cpuid_entry2, cores_at: u32, count: u32) {
     let level = (entry.eax >> 5) & 7;
@@ -125,6 +154,18 @@ mod tests {
         assert_eq!((find(&cpuid, 0xb, 1).eax, find(&cpuid, 0xb, 1).ebx), (2, 3));
         assert_eq!((find(&cpuid, 0xb, 0).eax, find(&cpuid, 0xb, 0).ebx), (0, 1));
         assert_eq!(find(&cpuid, 0x8000_001e, 0).eax, 2);
+    }
+
+    #[test]
+    fn another_vendor_and_a_feature_less_do_not_fit_and_a_feature_more_does() {
+        let of = |vendor, features| {
+            let vendor = kvm_cpuid_entry2 { ebx: vendor, ..entry(0, 0) };
+            [vendor, kvm_cpuid_entry2 { ecx: features, edx: 1, eax: 0, ..entry(1, 0) }]
+        };
+        assert_eq!(misfit(&of(1, 0b01), &of(1, 0b11)), None);
+        assert!(misfit(&of(1, 0b11), &of(1, 0b01)).unwrap().contains("0x2 of CPUID leaf 0x1"));
+        assert!(misfit(&of(1, 1), &of(2, 1)).unwrap().contains("vendor"));
+        assert!(misfit(&of(1, 1), &[]).is_some());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use kvm_bindings::{
 use serde::{Deserialize, Serialize};
 use servin_devices::state::{State, StateError};
 
+use super::cpuid;
 use super::failed;
 use super::vcpu::Bound;
 use super::vm::{Vm, xsave_size};
@@ -105,6 +106,9 @@ pub(super) fn restore_vcpu(vcpu: &mut Bound, state: &VcpuState) -> Result<(), Er
     if state.cpuid != vcpu.cpuid.as_slice() {
         if state.cpuid.len() > KVM_MAX_CPUID_ENTRIES {
             return Err(misfit("it has too many CPUID leaves").into());
+        }
+        if let Some(why) = cpuid::misfit(&state.cpuid, vcpu.cpuid.as_slice()) {
+            return Err(misfit(&why).into());
         }
         let cpuid = CpuId::from_entries(&state.cpuid).map_err(|_| misfit("its CPUID is malformed"))?;
         vcpu.fd.set_cpuid2(&cpuid).map_err(|e| failed("restoring the CPUID", e))?;
