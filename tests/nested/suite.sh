@@ -71,6 +71,17 @@ if [ $# = 0 ]; then
   stock || status=1
 fi
 
+if [ $# = 0 ]; then
+  echo '== a container without root'
+  if "$here/run.sh" --user --timeout 200 --mem 3072 --env "SERVIN_GUEST_DIR=$root/target/guest" \
+    --add "$servin" --add "$root/target/guest" --add "$here/rootless.sh:/rootless.sh" -- /bin/busybox sh /rootless.sh "$servin"; then
+    echo '1 passed, 0 failed, 0 skipped'
+  else
+    echo '0 passed, 1 failed, 0 skipped'
+    status=1
+  fi
+fi
+
 for program in $machines; do
   run "$(basename "${program%-*}")" 900 --mem 3072 --disk 2048 --cwd /disk --env TMPDIR=/disk \
     --env "SERVIN_BIN=$servin" --env "SERVIN_GUEST_DIR=$root/target/guest" \
