@@ -1,12 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds the guest kernel: Debian's linux-source-6.12, patches/*.patch, tinyconfig + x86_64.config.
+# Builds the guest kernel: Debian's linux-source-6.12, patches/*.patch, tinyconfig + ARCH.config + common.config.
 #
 #   guest-kernel/build.sh            build (or take from the cache) into target/guest/
 #   guest-kernel/build.sh --key      print the cache key and exit
 #   guest-kernel/build.sh --force    build although the cache has it; fails if the bytes differ
 #
-# Result: target/guest/{vmlinux,System.map,kernel.json}.
+# Result: target/guest/{vmlinux,System.map,kernel.json}; for arm64 Image instead of vmlinux; for a machine other than
+# this one in target/guest-ARCH/.
+# SERVIN_ARCH           x86_64 or aarch64       (default: this machine's)
 # SERVIN_KERNEL_SOURCE  the source tarball      (default /usr/src/linux-source-6.12.tar.xz)
 # SERVIN_KERNEL_CACHE   results kept by key     (default ${XDG_CACHE_HOME:-~/.cache}/servin/kernel)
 # SERVIN_KERNEL_JOBS    compiler processes      (default: one per CPU)
@@ -19,9 +21,10 @@ series=6.12
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
-config=$here/x86_64.config
-work=$root/target/guest-kernel
-out=$root/target/guest
+arch=${SERVIN_ARCH:-$(uname -m)} away=
+[ "$arch" = "$(uname -m)" ] || away=-$arch
+work=$root/target/guest-kernel$away
+out=$root/target/guest$away
 source=${SERVIN_KERNEL_SOURCE:-/usr/src/linux-source-$series.tar.xz}
 cache=${SERVIN_KERNEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/servin/kernel}
 jobs=${SERVIN_KERNEL_JOBS:-$(nproc)}
@@ -30,8 +33,28 @@ say() { echo "guest-kernel: $*" >&2; }
 fail() { say "error: $*"; exit 1; }
 hash() { sha256sum | cut -d' ' -f1; }
 
+prefix=
+case $arch in
+    x86_64) kbuild=x86 image=vmlinux ;;
+    aarch64)
+        kbuild=arm64 image=Image
+        [ -z "$away" ] || prefix=aarch64-linux-gnu-
+        ;;
+    *) fail "no guest kernel for $arch (known: x86_64, aarch64)" ;;
+esac
+[ -z "$away" ] || [ -n "$prefix" ] || fail "a kernel for $arch is built on $arch only"
+
+# The fragments in one: what the machine's own says goes before what is common.
+fragment() {
+    cat "$here/$arch.config"
+    awk 'function symbol(line) { return match(line, /CONFIG_[A-Z0-9a-z_]+/) ? substr(line, RSTART, RLENGTH) : "" }
+        function is_line(line) { return line ~ /^(# )?CONFIG_[A-Za-z0-9_]+(=| is not set)/ }
+        FNR == NR { if (is_line($0)) own[symbol($0)] = 1; next }
+        !is_line($0) || !(symbol($0) in own)' "$here/$arch.config" "$here/common.config"
+}
+
 need=()
-for tool in gcc:gcc ld:binutils make:make flex:flex bison:bison bc:bc patch:patch xz:xz-utils cpp:cpp; do
+for tool in "${prefix}gcc:gcc${prefix:+-aarch64-linux-gnu}" "${prefix}ld:binutils" gcc:gcc make:make flex:flex bison:bison bc:bc patch:patch xz:xz-utils cpp:cpp; do
     command -v "${tool%%:*}" >/dev/null || need+=("${tool#*:}")
 done
 [ -e /usr/include/libelf.h ] || need+=(libelf-dev)
@@ -47,8 +70,8 @@ identify() {
 }
 [ ${#need[@]} = 0 ] || fail "missing build tools: apt-get install ${need[*]}"
 identity=$(identify)
-compiler="$(gcc -dumpfullversion) $(gcc -dumpmachine) / $(ld --version | head -n1)"
-config_hash=$(hash <"$config")
+compiler="$("${prefix}gcc" -dumpfullversion) $("${prefix}gcc" -dumpmachine) / $("${prefix}ld" --version | head -n1)"
+config_hash=$(fragment | hash)
 shopt -s nullglob
 patches=("$here"/patches/*.patch)
 patches_hash=$(for p in "${patches[@]}"; do basename "$p"; cat "$p"; done | hash)
@@ -65,7 +88,7 @@ esac
 publish() {
     mkdir -p "$2"
     local name
-    for name in vmlinux System.map kernel.json; do
+    for name in "$image" System.map kernel.json; do
         cp "$1/$name" "$2/.$name.$$"
         mv -f "$2/.$name.$$" "$2/$name"
     done
@@ -73,18 +96,18 @@ publish() {
 field() { sed -n "s/^ *\"$2\": \"\\{0,1\\}\\([^\",]*\\).*/\\1/p" "$1/kernel.json" 2>/dev/null | head -n1; }
 # Is directory $1 a whole result for this key?
 whole() {
-    [ -f "$1/System.map" ] && [ -f "$1/vmlinux" ] && [ "$(field "$1" key)" = "$key" ] &&
-        [ "$(field "$1" size)" = "$(stat -c %s "$1/vmlinux")" ]
+    [ -f "$1/System.map" ] && [ -f "$1/$image" ] && [ "$(field "$1" key)" = "$key" ] &&
+        [ "$(field "$1" size)" = "$(stat -c %s "$1/$image")" ]
 }
 
 if [ "$mode" != --force ]; then
     if whole "$out"; then
-        say "up to date: ${out#"$PWD"/}/vmlinux ($(field "$out" version), key ${key:0:12})"
+        say "up to date: ${out#"$PWD"/}/$image ($(field "$out" version), key ${key:0:12})"
         exit 0
     fi
     if whole "$cache/$key"; then
-        [ "$(hash <"$cache/$key/vmlinux")" = "$(field "$cache/$key" sha256)" ] ||
-            fail "$cache/$key/vmlinux is damaged: remove that directory"
+        [ "$(hash <"$cache/$key/$image")" = "$(field "$cache/$key" sha256)" ] ||
+            fail "$cache/$key/$image is damaged: remove that directory"
         publish "$cache/$key" "$out"
         say "taken from the cache: $cache/$key"
         exit 0
@@ -127,7 +150,7 @@ export SOURCE_DATE_EPOCH=1577836800 KBUILD_BUILD_TIMESTAMP='Wed Jan  1 00:00:00 
 export KBUILD_BUILD_USER=servin KBUILD_BUILD_HOST=servin KBUILD_BUILD_VERSION=1 TZ=UTC
 unset CC LD CFLAGS KCFLAGS LDFLAGS MAKEFLAGS MFLAGS ARCH CROSS_COMPILE KCONFIG_ALLCONFIG
 kmake() {
-    make -C "$tree" --no-print-directory ARCH=x86 KCFLAGS="-ffile-prefix-map=$tree=." \
+    make -C "$tree" --no-print-directory ARCH=$kbuild ${prefix:+CROSS_COMPILE=$prefix} KCFLAGS="-ffile-prefix-map=$tree=." \
         KAFLAGS="-ffile-prefix-map=$tree=." LDFLAGS_vmlinux=--build-id=none "$@"
 }
 log=$work/build.log
@@ -136,7 +159,7 @@ run() { "$@" >>"$log" 2>&1 || { tail -n 25 "$log" >&2; fail "$* failed; the whol
 old=$([ -f "$tree/.config" ] && hash <"$tree/.config" || true)
 [ -f "$tree/.config" ] && cp -p "$tree/.config" "$work/config.old"
 run kmake tinyconfig
-cat "$config" >>"$tree/.config"
+fragment >>"$tree/.config"
 run kmake olddefconfig
 lost=0
 while read -r line; do
@@ -148,31 +171,36 @@ while read -r line; do
             ;;
         *) continue ;;
     esac
-    say "    x86_64.config: '$line' did not survive"
+    say "    $arch.config, common.config: '$line' did not survive"
     lost=1
-done <"$config"
+done < <(fragment)
 [ $lost = 0 ] || fail "the kernel's Kconfig overruled the lines above (see $tree/.config)"
 # An unchanged configuration must not look new to make.
 [ "$old" = "$(hash <"$tree/.config")" ] && cp -p "$work/config.old" "$tree/.config"
 
 say "3/4 compiling with $jobs processes, about 5 minutes on two CPUs"
-run kmake -j"$jobs" vmlinux
+run kmake -j"$jobs" "$image"
 say "    compiled in $((SECONDS - start)) s"
 
 say "4/4 stripping and checking"
 mkdir -p "$cache"
 part=$(mktemp -d "$cache/.part.XXXXXX")
 trap 'rm -rf "$part"' EXIT
-objcopy --strip-all --remove-section=.comment "$tree/vmlinux" "$part/vmlinux"
-chmod 644 "$part/vmlinux"
+case $arch in
+    x86_64)
+        objcopy --strip-all --remove-section=.comment "$tree/vmlinux" "$part/vmlinux"
+        readelf -n "$part/vmlinux" | grep -q Xen || fail "no PVH note in vmlinux"
+        ;;
+    aarch64) cp "$tree/arch/arm64/boot/Image" "$part/Image" ;;
+esac
+chmod 644 "$part/$image"
 cp "$tree/System.map" "$part/System.map"
-readelf -n "$part/vmlinux" | grep -q Xen || fail "no PVH note in vmlinux"
-if grep -aqF "$root" "$part/vmlinux"; then fail "vmlinux contains the path $root"; fi
+if grep -aqF "$root" "$part/$image"; then fail "$image contains the path $root"; fi
 cat >"$part/kernel.json" <<JSON
 {
   "version": "$(kmake -s kernelrelease)",
-  "sha256": "$(hash <"$part/vmlinux")",
-  "size": $(stat -c %s "$part/vmlinux"),
+  "sha256": "$(hash <"$part/$image")",
+  "size": $(stat -c %s "$part/$image"),
   "key": "$key",
   "config_sha256": "$config_hash",
   "source": "$identity",
@@ -184,4 +212,4 @@ if whole "$cache/$key" && [ "$(field "$cache/$key" sha256)" != "$(field "$part" 
 fi
 publish "$part" "$cache/$key"
 publish "$cache/$key" "$out"
-say "done in $((SECONDS - start)) s: ${out#"$PWD"/}/vmlinux, $(field "$out" size) bytes, $(field "$out" version)"
+say "done in $((SECONDS - start)) s: ${out#"$PWD"/}/$image, $(field "$out" size) bytes, $(field "$out" version)"

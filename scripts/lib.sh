@@ -89,11 +89,16 @@ packages() {
 }
 export -f packages
 
+# What tells the guest of another architecture's machine from this one's: nothing for this one's.
+away() { [ "$1" = "$(uname -m)" ] || printf -- '-%s' "$1"; }
+
 # What each kind of work needs beyond a Rust toolchain, gcc and python3.
 packages_build=(gcc g++ libc6-dev make)
 packages_guest=(binutils bc bison flex libelf-dev patch xz-utils busybox-static linux-source-6.12)
-packages_nested=(qemu-system-x86 xz-utils)
-packages_tests=(erofs-utils cpio)
+packages_nested=(qemu-system-x86 xz-utils e2fsprogs)
+packages_tests=(erofs-utils e2fsprogs cpio)
+packages_arm64=(qemu-system-arm qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross rustc-web cargo-web
+  libstd-rust-web-dev)
 packages_tools=(python3-venv python3-pip)
 
 # The guest of this tree, wherever the binaries lie.

@@ -4,7 +4,7 @@
 # and is counted; without a reason to skip (there is a /dev/kvm) such a test is a failure.
 #
 #   scripts/test.sh                all of it
-#   scripts/test.sh STAGE...       some of: lint guest unit fuzz machine nested cross
+#   scripts/test.sh STAGE...       some of: lint guest unit fuzz machine nested cross arm64
 #   scripts/test.sh :NAME          one stage's command, without deadline or log (used by this script itself)
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 self=$root/scripts/test.sh
@@ -17,7 +17,11 @@ manifests() { # the workspaces of this repository
 nextest() { "$(scripts/tool.sh cargo-nextest)" nextest "$@"; }
 
 case ${1:-} in
-  :packages) packages "${packages_build[@]}" "${packages_guest[@]}" "${packages_nested[@]}" "${packages_tests[@]}" "${packages_tools[@]}" ;;
+  :packages)
+    # A registry to test against: installed elsewhere than in CI it would become a service of that machine.
+    [ "${CI:-}" != true ] || packages_tests+=(docker-registry)
+    packages "${packages_build[@]}" "${packages_guest[@]}" "${packages_nested[@]}" "${packages_tests[@]}" \
+      "${packages_arm64[@]}" "${packages_tools[@]}" ;;
   :tools) scripts/tool.sh cargo-deny && scripts/tool.sh cargo-nextest ;;
   :format)
     status=0
@@ -29,10 +33,12 @@ case ${1:-} in
       (cd initramfs/agent && cargo clippy --locked -- -D warnings) || exit 1
     fi ;;
   :licenses) "$(scripts/tool.sh cargo-deny)" --all-features check licenses bans sources ;;
-  :build-tests) nextest run --workspace --locked --no-run ;;
+  :build-tests) nextest run --workspace --locked --no-run && nextest run -p servin-devices --features own-queue --locked --no-run ;;
   :unit)
     status=0
     nextest run --workspace --locked --filterset 'not (package(servin-tests) & kind(test))' || status=1
+    # The devices once more, on the rings that Windows has.
+    nextest run -p servin-devices --features own-queue --locked virtio || status=1
     [ ! -f initramfs/agent/Cargo.toml ] || (cd initramfs/agent && cargo test --locked --lib) || status=1
     exit $status ;;
   :doc) cargo test --doc --workspace --locked ;;
@@ -43,12 +49,15 @@ case ${1:-} in
   :budget) RUNS=3 scripts/bench.sh :boot ;;
   :nested-host) tests/nested/selftest.sh ;;
   :cross) scripts/cross-check.sh ;;
+  :kernel-arm64) SERVIN_ARCH=aarch64 guest-kernel/build.sh ;;
+  :guest-arm64) SERVIN_ARCH=aarch64 initramfs/build.sh && SERVIN_ARCH=aarch64 engine/base/build.sh ;;
+  :arm64) tests/nested/arm64.sh ;;
   :*) echo "no stage $1"; exit 2 ;;
 esac
 case ${1:-} in :*) exit ;; esac
 
 # ---- which stages ---------------------------------------------------------------------------------------------
-[ $# -gt 0 ] || set -- lint guest unit fuzz machine nested cross
+[ $# -gt 0 ] || set -- lint guest unit fuzz machine nested cross arm64
 stages=('packages|900|:packages' 'tools|600|:tools')
 for stage; do
   case $stage in
@@ -57,11 +66,14 @@ for stage; do
     guest) stages+=('guest kernel|3000|guest-kernel/build.sh' 'agent and initramfs|900|initramfs/build.sh'
       'base image|300|engine/base/build.sh' 'servin|1800|:servin') ;;
     fuzz) [ ! -d fuzz ] || stages+=('fuzz corpus replay|900|:fuzz') ;;
-    machine) stages+=('whole machines on /dev/kvm|900|:machine') ;;
-    nested) stages+=('the nested host itself|400|:nested-host' 'whole machines in the nested host|1200|:nested'
+    machine) stages+=('guest kernel under emulation|400|guest-kernel/boot-test/run.sh'
+      'whole machines on /dev/kvm|900|:machine') ;;
+    nested) stages+=('the nested host itself|400|:nested-host' 'whole machines in the nested host|2400|:nested'
       'boot within its budget of instructions|600|:budget') ;;
-    cross) stages+=('other targets|1500|:cross') ;;
-    *) echo "unknown stage $stage (known: lint guest unit fuzz machine nested cross)"; exit 2 ;;
+    cross) stages+=('other targets|2400|:cross') ;;
+    arm64) stages+=('guest kernel for arm64|3000|:kernel-arm64' 'agent and base image for arm64|900|:guest-arm64'
+      'whole machines on an emulated arm64 host|1800|:arm64') ;;
+    *) echo "unknown stage $stage (known: lint guest unit fuzz machine nested cross arm64)"; exit 2 ;;
   esac
 done
 

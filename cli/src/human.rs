@@ -21,6 +21,28 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// A number of bytes of memory in binary units, four digits at most: `0B`, `12.3KiB`, `512MiB`.
+pub(crate) fn memory(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    let digits = match value {
+        _ if unit == "B" => 0,
+        _ if value < 9.995 => 3,
+        _ if value < 99.95 => 2,
+        _ => 1,
+    };
+    let text = format!("{value:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
 /// How long ago, `5 minutes ago`; both in nanoseconds since 1970.
 pub(crate) fn ago(then: i64, now: i64) -> String {
     format!("{} ago", span(now.saturating_sub(then) / 1_000_000_000))
@@ -64,6 +86,20 @@ mod tests {
             (u64::MAX, "18446744TB"),
         ] {
             assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn memory_is_told_in_binary_units() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1024, "1KiB"),
+            (1_500_000, "1.431MiB"),
+            (512 << 20, "512MiB"),
+            (3 << 30, "3GiB"),
+        ] {
+            assert_eq!(memory(bytes), text);
         }
     }
 

@@ -27,7 +27,20 @@ pub(crate) fn failure(error: &Error) -> ExitCode {
     ExitCode::from(error.code())
 }
 
+#[cfg(target_os = "linux")]
 pub(crate) use servin_engine::chain;
+
+/// An error with its reasons, in one line.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let reasons = std::iter::successors(error.source(), |reason| reason.source());
+    reasons.fold(error.to_string(), |text, reason| format!("{text}: {reason}")).replace('\n', " ")
+}
+
+/// Prints what is good to know to standard error, as it is.
+pub(crate) fn note(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
 
 /// One diagnostic line, with a line of what to do. A standard error that is closed is no reason to fail.
 pub(crate) fn line(what: &str, hint: Option<&str>) {

@@ -307,6 +307,8 @@ impl<'a> Session<'a> {
             Tell::Exited(exit) => self.end = Some(End::Exited(exit)),
             Tell::Failed(failure) => self.end = Some(End::Failed(failure)),
             Tell::Done => self.end = Some(End::Detached),
+            // Nobody here asks for it.
+            Tell::Seen(_) => {}
         }
     }
 

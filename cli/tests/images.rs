@@ -84,7 +84,7 @@ fn a_listing_is_ids_json_or_a_template_and_takes_filters() {
     assert_eq!(place.out(&["images", "-q", "--filter", "dangling=true"]), "");
     let json = place.out(&["images", "--format", "json", "mine"]);
     assert!(json.contains("\"Repository\":\"mine\"") && json.ends_with("}\n"), "{json}");
-    assert!(place.fails(&["images", "--filter", "nonsense=1"]).contains("known are dangling"));
+    assert!(place.fails(&["images", "--filter", "nonsense=1"]).contains("there are dangling"));
     assert!(place.fails(&["images", "--format", "{{.Nope}}"]).contains("there is no field .Nope"));
 }
 
@@ -148,7 +148,7 @@ fn what_cannot_be_done_is_one_line_and_changes_nothing() {
         (&["history", "nope"], "no such image: nope"),
         (&["save", "nope"], "no such image: nope"),
         (&["image", "prune"], "say --force where nobody can be asked"),
-        (&["image", "pull", "x"], "image pull is not built yet"),
+        (&["image", "build", "x"], "image build is not built yet"),
     ] {
         let said = place.fails(words);
         assert!(said.starts_with("servin: ") && said.contains(why), "{words:?}: {said}");

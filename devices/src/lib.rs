@@ -2,7 +2,7 @@
 //!
 //! This crate knows no hypervisor and no host policy. The floors inside it, lowest first:
 //!
-//! 1. contracts: [`mem`], [`irq`], [`bus`], [`event`], [`state`];
+//! 1. contracts: [`mem`], [`irq`], [`bus`], [`event`], [`lock`], [`state`];
 //! 2. the virtio transport: [`virtio::chain`] and its neighbours;
 //! 3. the devices themselves.
 //!
@@ -16,8 +16,11 @@
 pub mod bus;
 pub mod event;
 pub mod irq;
+pub mod lock;
 pub mod mem;
+pub mod os;
 pub mod power;
+pub mod rtc;
 pub mod serial;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]

@@ -15,7 +15,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::bus::BusDevice as _;
 use crate::irq::IrqLine;
-use crate::mem::{GuestRam, Mem};
+use crate::mem::{GuestRam, Mem, Written};
 use crate::virtio::{Activation, Error, MmioTransport, VirtioDevice};
 
 /// How long anything may take before a test fails.
@@ -112,15 +112,37 @@ impl std::fmt::Debug for Rig {
     }
 }
 
-/// 64 MiB of guest RAM at address 0.
+/// A mapping of zeroed memory that costs nothing until it is touched; `tracked`, with a bitmap of its written pages.
+#[cfg(unix)]
 #[must_use]
-pub fn ram() -> GuestRam {
-    let region = vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(RAM, None)
+pub fn region(size: usize, tracked: bool) -> vm_memory::MmapRegion<Written> {
+    let page = std::num::NonZero::new(0x1000).unwrap();
+    let bitmap = tracked.then(|| vm_memory::bitmap::AtomicBitmap::new(size, page));
+    vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(size, bitmap)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
         .build()
-        .unwrap();
-    GuestRam::from_regions(vec![vm_memory::GuestRegionMmap::new(region, GuestAddress(0)).unwrap()]).unwrap()
+        .unwrap()
+}
+
+/// A mapping of zeroed memory. Written pages are not tracked on Windows.
+#[cfg(windows)]
+#[must_use]
+pub fn region(size: usize, _: bool) -> vm_memory::MmapRegion<Written> {
+    vm_memory::MmapRegion::new(size).unwrap()
+}
+
+/// 64 MiB of guest RAM at address 0.
+#[must_use]
+pub fn ram() -> GuestRam {
+    small_ram(RAM)
+}
+
+/// `size` bytes of guest RAM at address 0.
+#[must_use]
+pub fn small_ram(size: usize) -> GuestRam {
+    let region = vm_memory::GuestRegionMmap::new(region(size, false), GuestAddress(0)).unwrap();
+    GuestRam::from_regions(vec![region]).unwrap()
 }
 
 impl Rig {

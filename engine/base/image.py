@@ -134,14 +134,14 @@ def busybox(machine):
     fail("the package busybox-static has no static busybox for this machine")
 
 
-def applets(data):
+def applets(data, emulator):
     """Paths of all applets, as busybox itself lists them, and its version."""
     with tempfile.TemporaryDirectory() as work:
         path = os.path.join(work, "busybox")
         with open(path, "wb") as file:
             file.write(data)
         os.chmod(path, 0o755)
-        run = lambda *words: subprocess.run([path, *words], capture_output=True, text=True, timeout=30, check=True).stdout
+        run = lambda *words: subprocess.run([*emulator, path, *words], capture_output=True, text=True, timeout=30, check=True).stdout
         names = run("--list-full").split()
         version = re.match(r"BusyBox v(\S+)", run()).group(1)
     known = {name for name in names if re.fullmatch(r"(usr/)?s?bin/[\w.\[-]+", name)} - {"bin/busybox"}
@@ -150,10 +150,10 @@ def applets(data):
     return sorted(known), version
 
 
-def userland(machine):
+def userland(machine, emulator):
     """A layer with the busybox userland."""
     data, source = busybox(machine)
-    names, version = applets(data)
+    names, version = applets(data, emulator)
     files = dict(FILES)
     files["etc/os-release"] = (
         'NAME="servin base"\nID=servin-base\nID_LIKE=alpine\n'
@@ -254,12 +254,13 @@ def publish(path, data):
     os.replace(part, path)
 
 
-def main(out):
-    if platform.machine() not in ARCHITECTURES:
-        fail(f"no base image for {platform.machine()} (known: {', '.join(ARCHITECTURES)})")
-    architecture, machine = ARCHITECTURES[platform.machine()]
+def main(out, arch):
+    if arch not in ARCHITECTURES:
+        fail(f"no base image for {arch} (known: {', '.join(ARCHITECTURES)})")
+    architecture, machine = ARCHITECTURES[arch]
+    emulator = [] if arch == platform.machine() else [f"qemu-{arch}-static"]
     minirootfs = os.environ.get("SERVIN_MINIROOTFS")
-    layer, what = alpine(minirootfs, machine) if minirootfs else userland(machine)
+    layer, what = alpine(minirootfs, machine) if minirootfs else userland(machine, emulator)
     files, digest = image(layer, what, architecture)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -278,4 +279,4 @@ def main(out):
     say(f"{os.path.relpath(path)}: {what}, {len(archive.getvalue())} bytes, {digest[:19]}")
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

@@ -30,6 +30,20 @@ pub enum Error {
         /// The file that could not grow.
         path: PathBuf,
     },
+    /// A port of the host cannot be published.
+    #[error("cannot publish {address}/{protocol}{}", if source.kind() == io::ErrorKind::AddrInUse { ": something else has the port; choose another" } else { "" })]
+    Port {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// What for.
+        protocol: crate::network::Protocol,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The container's network card.
+    #[error("cannot make the container's network card")]
+    Card(#[source] io::Error),
     /// There is no default place for the data root.
     #[error(
         "no place for the data root: none of SERVIN_DATA_ROOT, XDG_DATA_HOME and HOME is set; use --data-root"
@@ -102,11 +116,102 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// Another command starts the container, or works with its files.
+    #[error("container {id} is being started or copied from by another command: try again when that is done")]
+    Busy {
+        /// Its short id.
+        id: String,
+    },
+    /// The files of a container cannot be worked with as asked.
+    #[error("cannot {what}")]
+    Files {
+        /// What was being done.
+        what: String,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
     /// A directory or file that was to be shared cannot be.
     #[error("cannot share {} with the container: {why}", path.display())]
     Share {
         /// The host's path.
         path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// More shares than a machine has places for devices.
+    #[error(
+        "{count} directories, files and volumes are wanted in the container, and a machine takes {most}: put several into \
+         one directory"
+    )]
+    TooManyShares {
+        /// How many were asked for.
+        count: usize,
+        /// How many are possible.
+        most: usize,
+    },
+    /// A volume cannot have this name.
+    #[error(
+        "\"{name}\" is no name of a volume: it has 2 to 128 letters, digits, _ . or -, and begins with a letter or digit"
+    )]
+    VolumeName {
+        /// What was asked for.
+        name: String,
+    },
+    /// No volume has this name.
+    #[error("no such volume: {name} (\"servin volume ls\" lists them)")]
+    NoSuchVolume {
+        /// What was asked for.
+        name: String,
+    },
+    /// A volume to be removed belongs to containers.
+    #[error("volume {name} is in use by {users}: remove that first (\"servin rm\")")]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// Names of containers.
+        users: String,
+    },
+    /// Something of the host is mounted in a volume that is to be removed.
+    #[error("something is mounted at {}: unmount it first", path.display())]
+    VolumeMounted {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A new volume could not be given what the image has in its place.
+    #[error("cannot copy what the image has there into the volume {name}")]
+    FillVolume {
+        /// The volume.
+        name: String,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A snapshot cannot have this name.
+    #[error(
+        "\"{name}\" is no name of a snapshot: it has 2 to 128 letters, digits, _ . or -, and begins with a letter or digit"
+    )]
+    SnapshotName {
+        /// What was asked for.
+        name: String,
+    },
+    /// Something is where a snapshot is to be.
+    #[error("{} is there already: choose another name, or remove it first", path.display())]
+    SnapshotExists {
+        /// Where.
+        path: PathBuf,
+    },
+    /// There is no such snapshot.
+    #[error("no such snapshot: {name} (\"servin snapshot ls\" lists them)")]
+    NoSuchSnapshot {
+        /// What was asked for.
+        name: String,
+    },
+    /// A snapshot cannot be restored here.
+    #[error("cannot restore {name}: {why}")]
+    Snapshot {
+        /// Its name or directory.
+        name: String,
         /// Why not.
         why: String,
     },
@@ -149,7 +254,9 @@ pub enum Error {
         text: String,
     },
     /// No image has this name or id.
-    #[error("no such image: {reference}: load it with \"servin load -i FILE\"")]
+    #[error(
+        "no such image: {reference}: get it with \"servin pull\", or load it with \"servin load -i FILE\""
+    )]
     NoSuchImage {
         /// What was asked for.
         reference: String,
@@ -244,6 +351,12 @@ pub enum Error {
         /// What is there.
         present: String,
     },
+    /// A registry, or what we know about it, does not do.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::Error),
+    /// Something is wrong with a network that containers share.
+    #[error(transparent)]
+    Network(#[from] crate::network::NetworkError),
     /// A layer's compressed stream or tar is damaged.
     #[error("layer {layer} cannot be read")]
     Layer {

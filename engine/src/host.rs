@@ -13,6 +13,8 @@ pub enum Kind {
     Amd,
     /// `kvm_intel`: Intel's.
     Intel,
+    /// The one of arm64.
+    Arm64,
     /// `kvm_pvm`: no extensions are used. Guest kernels are emulated, about 1.5 million instructions a second, so
     /// that a start takes many seconds; programs run at full speed.
     Pvm,
@@ -27,6 +29,7 @@ impl Kind {
         match self {
             Kind::Amd => "kvm_amd",
             Kind::Intel => "kvm_intel",
+            Kind::Arm64 => "kvm of arm64",
             Kind::Pvm => "kvm_pvm",
             Kind::Unknown => "kvm of unknown kind",
         }
@@ -141,7 +144,9 @@ pub(crate) fn cpu_identity() -> Vec<u32> {
 }
 
 fn kind(modules: &Path) -> Option<Kind> {
-    [("kvm_pvm", Kind::Pvm), ("kvm_amd", Kind::Amd), ("kvm_intel", Kind::Intel), ("kvm", Kind::Unknown)]
+    // On x86 a module for the vendor comes with it.
+    let alone = if cfg!(target_arch = "aarch64") { Kind::Arm64 } else { Kind::Unknown };
+    [("kvm_pvm", Kind::Pvm), ("kvm_amd", Kind::Amd), ("kvm_intel", Kind::Intel), ("kvm", alone)]
         .into_iter()
         .find(|(module, _)| modules.join(module).is_dir())
         .map(|(_, kind)| kind)
@@ -167,7 +172,8 @@ mod tests {
         let modules = tempfile::tempdir().unwrap();
         assert_eq!(kind(modules.path()), None);
         fs::create_dir(modules.path().join("kvm")).unwrap();
-        assert_eq!(kind(modules.path()), Some(Kind::Unknown));
+        let alone = if cfg!(target_arch = "aarch64") { Kind::Arm64 } else { Kind::Unknown };
+        assert_eq!(kind(modules.path()), Some(alone));
         fs::create_dir(modules.path().join("kvm_pvm")).unwrap();
         assert_eq!(kind(modules.path()), Some(Kind::Pvm));
     }

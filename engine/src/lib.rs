@@ -17,18 +17,26 @@
 pub mod container;
 pub mod erofs;
 mod error;
+pub mod events;
+pub mod ext4;
+pub mod files;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::panic, clippy::expect_used)]
 pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod monitor;
+pub mod network;
 pub mod process;
+pub mod registry;
+pub mod snapshot;
 pub mod store;
 pub mod template;
 #[cfg(test)]
 mod testing;
 pub mod time;
+mod trace;
+pub mod volume;
 
 pub use error::{Error, Result, chain};
 

@@ -84,6 +84,11 @@ fn unblock_all() {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut()) };
 }
 
+/// Gives all signals their usual effect again, after [`Signals`] that are dropped.
+pub fn release_signals() {
+    unblock_all();
+}
+
 /// Signals that arrive as readable events instead of by their usual effect.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);

@@ -119,3 +119,23 @@ pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
 }
+
+/// The root file system of an image with this one layer.
+pub(crate) fn erofs(layer: &[u8], path: &std::path::Path) {
+    struct One(Vec<u8>);
+    impl crate::erofs::Layers for One {
+        fn open(&self, _: u32) -> crate::Result<Box<dyn std::io::Read>> {
+            Ok(Box::new(std::io::Cursor::new(self.0.clone())))
+        }
+        fn digest(&self, _: u32) -> crate::image::Digest {
+            crate::image::Digest::of(&self.0)
+        }
+    }
+    let mut tree = crate::erofs::Tree::new();
+    tree.begin_layer(0);
+    let mut tar = crate::image::tar::Tar::new(layer);
+    while let Some(entry) = tar.next_entry().unwrap() {
+        tree.apply(&entry).unwrap();
+    }
+    crate::erofs::write(&tree, &One(layer.to_vec()), &crate::image::Digest::of(b"test"), path).unwrap();
+}

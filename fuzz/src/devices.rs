@@ -171,13 +171,17 @@ pub fn mmio(data: &[u8]) {
 pub fn fs(data: &[u8]) {
     let mut input = Input(data);
     let mut rig = Rig::started(Box::new(Fs::new("fuzz", Box::new(MemFs::new(1 << 18))).unwrap()));
+    let mut unique = 0_u64;
     let mut request = |opcode: u32, node: u64, args: &[u8], room: usize, lie: u32| {
         let len = (40 + args.len() as u32).wrapping_add(lie);
         let mut header = [len.to_le_bytes(), opcode.to_le_bytes()].concat();
-        header.extend([1_u64.to_le_bytes(), node.to_le_bytes(), [0; 8], [0; 8]].concat());
-        if let Some(head) = rig.try_add(1, &[&header, args], &[16, room]) {
+        unique += 1;
+        header.extend([unique.to_le_bytes(), node.to_le_bytes(), [0; 8], [0; 8]].concat());
+        // Requests that wait for a lock (33) are answered later, or never. Those that give one up (36) name one of the last.
+        let interrupt = (opcode == 36).then(|| unique.wrapping_sub(node).to_le_bytes());
+        let args = interrupt.as_ref().map_or(args, |name| &name[..]);
+        if rig.try_add(1, &[&header, args], &[16, room]).is_some() {
             while let Some(used) = rig.used(1) {
-                assert_eq!(used.head, head);
                 let told = u32::from_le_bytes(used.data[..4].try_into().unwrap());
                 assert!(used.len == 0 || told == used.len, "a reply says {told} bytes of {}", used.len);
             }
@@ -222,4 +226,17 @@ pub fn serial(data: &[u8]) {
 /// Any packets to the socket device, with connections from both sides; or any packets to one connection.
 pub fn vsock(data: &[u8]) {
     servin_devices::virtio::vsock::testing::fuzz(data);
+}
+
+/// Any frames to the network card with its user-mode network.
+pub fn net(data: &[u8]) {
+    servin_devices::virtio::net::fuzz::fuzz(data);
+}
+
+/// Any frames and datagrams to a network card on a network that is shared.
+pub fn switch(data: &[u8]) {
+    let dir = std::env::temp_dir().join(format!("servin-fuzz-switch-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a directory for the network");
+    servin_devices::virtio::net::switch::fuzz::fuzz(data, &dir);
+    std::fs::remove_dir_all(&dir).expect("the directory can be removed");
 }

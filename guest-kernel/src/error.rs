@@ -2,6 +2,13 @@
 
 use std::path::PathBuf;
 
+/// The kernels of this machine.
+const WANTED: &str = if cfg!(target_arch = "aarch64") {
+    "an uncompressed Image for arm64"
+} else {
+    "an x86-64 ELF vmlinux or a bzImage"
+};
+
 /// Why no guest can be booted from what was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,7 +28,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file is no kernel that can be booted here.
-    #[error("{} is not a kernel for this machine: {reason}; it must be an x86-64 ELF vmlinux or a bzImage", path.display())]
+    #[error("{} is not a kernel for this machine: {reason}; it must be {WANTED}", path.display())]
     Format {
         /// The file.
         path: PathBuf,

@@ -8,7 +8,7 @@ use crate::format::{self, KernelFormat};
 use crate::manifest::{MANIFEST, Manifest};
 
 /// The kernel's file name in a guest directory.
-pub const KERNEL: &str = "vmlinux";
+pub const KERNEL: &str = if cfg!(target_arch = "aarch64") { "Image" } else { "vmlinux" };
 /// The initramfs's file name in a guest directory: an uncompressed cpio.
 pub const INITRAMFS: &str = "initramfs.cpio";
 

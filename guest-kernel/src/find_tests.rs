@@ -2,12 +2,16 @@ use std::fs;
 
 use super::*;
 
-/// A guest directory with a kernel of 64 bytes.
+/// A guest directory with a kernel of 64 bytes: an ELF, or an Image on arm64.
 fn guest(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
     let mut elf = [0u8; 64];
     elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
     (elf[16], elf[18]) = (2, 62);
+    if cfg!(target_arch = "aarch64") {
+        elf = [0; 64];
+        elf[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    }
     fs::write(dir.join(KERNEL), elf).unwrap();
     fs::write(dir.join(INITRAMFS), b"070701").unwrap();
 }
@@ -40,7 +44,11 @@ fn an_installed_guest_is_found_beside_the_executable() {
     let lib = tmp.path().join("lib/servin");
     guest(&lib);
     let found = Guest::search(None, None, Some(&tmp.path().join("bin/servin"))).unwrap();
-    assert_eq!((found.kernel, found.format), (lib.join(KERNEL), KernelFormat::Elf));
+    assert_eq!(found.kernel, lib.join(KERNEL));
+    assert_eq!(
+        found.format,
+        if cfg!(target_arch = "aarch64") { KernelFormat::Image } else { KernelFormat::Elf }
+    );
     assert_eq!(found.initramfs, lib.join(INITRAMFS));
 }
 
@@ -77,7 +85,12 @@ fn a_directory_without_an_initramfs_is_passed_over() {
 fn nothing_found_names_every_place_and_the_cure() {
     let tmp = tempfile::tempdir().unwrap();
     let text = Guest::search(None, None, Some(&tmp.path().join("bin/servin"))).unwrap_err().to_string();
-    for part in ["lib/servin (no vmlinux)", "guest (no vmlinux)", "make guest", "SERVIN_GUEST_DIR"] {
+    for part in [
+        &format!("lib/servin (no {KERNEL})"),
+        &format!("guest (no {KERNEL})"),
+        "make guest",
+        "SERVIN_GUEST_DIR",
+    ] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
 }

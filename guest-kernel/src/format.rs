@@ -13,6 +13,19 @@ pub enum KernelFormat {
     Elf,
     /// A compressed `bzImage` with a 64-bit entry (boot protocol 2.12 or later).
     BzImage,
+    /// An uncompressed arm64 `Image`, with or without an EFI stub.
+    Image,
+}
+
+impl KernelFormat {
+    /// Why a machine of this architecture cannot boot it; none when it can.
+    fn misfit(self, arch: &str) -> Option<&'static str> {
+        match (self, arch) {
+            (Self::Elf | Self::BzImage, "x86_64") | (Self::Image, "aarch64") => None,
+            (Self::Elf | Self::BzImage, _) => Some("it is a kernel for x86-64"),
+            (Self::Image, _) => Some("it is an arm64 Image"),
+        }
+    }
 }
 
 /// Enough for the ELF header and for the setup header of a bzImage (Documentation/arch/x86/boot.rst).
@@ -21,13 +34,15 @@ const HEAD: u64 = 0x240;
 /// Reads the first bytes of `path` and names its format.
 ///
 /// # Errors
-/// [`Error::Read`] when the file cannot be read, [`Error::Format`] when it is not a kernel for x86-64.
+/// [`Error::Read`] when the file cannot be read, [`Error::Format`] when it is not a kernel for this machine.
 pub(crate) fn check(path: &Path) -> Result<KernelFormat, Error> {
     let mut head = Vec::new();
     File::open(path)
         .and_then(|file| file.take(HEAD).read_to_end(&mut head))
         .map_err(|source| Error::Read { path: path.into(), source })?;
-    classify(&head).map_err(|reason| Error::Format { path: path.into(), reason })
+    let wrong = |reason| Error::Format { path: path.into(), reason };
+    let format = classify(&head).map_err(wrong)?;
+    format.misfit(std::env::consts::ARCH).map_or(Ok(format), |reason| Err(wrong(reason)))
 }
 
 fn classify(head: &[u8]) -> Result<KernelFormat, &'static str> {
@@ -53,7 +68,7 @@ fn classify(head: &[u8]) -> Result<KernelFormat, &'static str> {
         };
     }
     if head.get(0x38..0x3c) == Some(b"ARM\x64") {
-        return Err("it is an arm64 Image");
+        return Ok(KernelFormat::Image);
     }
     if head.starts_with(b"\x1f\x8b") || head.starts_with(b"\x28\xb5\x2f\xfd") || head.starts_with(b"\xfd7zXZ")
     {
@@ -110,6 +125,17 @@ mod tests {
         assert_eq!(classify(&bzimage(0x020f, 1)), Ok(KernelFormat::BzImage));
         assert!(classify(&bzimage(0x020f, 2)).is_err());
         assert!(classify(&bzimage(0x020b, 1)).is_err());
+    }
+
+    #[test]
+    fn each_machine_has_its_own_formats() {
+        let mut image = vec![0; 64];
+        image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        assert_eq!(classify(&image), Ok(KernelFormat::Image));
+        assert_eq!(KernelFormat::Image.misfit("aarch64"), None);
+        assert!(KernelFormat::Image.misfit("x86_64").is_some());
+        assert!(KernelFormat::Elf.misfit("aarch64").is_some());
+        assert_eq!(KernelFormat::BzImage.misfit("x86_64"), None);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 #!/bin/bash
-# Runs a command in the nested host: a Debian kernel with KVM for AMD under QEMU's TCG. In it /dev/kvm has real
-# SVM semantics on any machine, and with --icount its clocks count instructions: 1 ns is one instruction.
+# Runs a command in the nested host: a Debian kernel with KVM under QEMU's TCG. In it /dev/kvm has the semantics of
+# real hardware (AMD's SVM, or arm64's EL2) on any machine, and with --icount its clocks count instructions: 1 ns is
+# one instruction.
 #
 #   tests/nested/run.sh [OPTIONS] -- COMMAND [ARG...]
 #
 #   --add FILE[:PATH]  put a file or a folder into the host (at PATH, else where it is here); a dynamic program
 #                      brings its libraries. COMMAND itself is added when it is a path of a file here.
+#   --arch ARCH        x86_64 (default) or aarch64: the host's CPU, and that of COMMAND
 #   --env NAME=VALUE   set in COMMAND's environment, which is otherwise PATH, HOME and TERM only
 #   --cwd PATH         COMMAND's working directory (default /)
 #   --user             run COMMAND as the user `user` (1000, in group kvm) instead of root
@@ -17,6 +19,7 @@
 #   --mem MIB          the host's memory (default 2048)
 #   --cpus N           the host's CPUs (default 1)
 #   --timeout S        deadline (default 300); QEMU is killed then
+#   --plugin SPEC      load a plugin into QEMU: FILE[,NAME=VALUE...]
 #   --console FILE     keep the host kernel's messages here
 #
 # Stdout and stderr are COMMAND's, the exit code too. 124: the deadline passed. 125: the host could not be
@@ -26,7 +29,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 say() { printf 'nested: %s\n' "$*" >&2; }
 die() { say "$*"; exit 125; }
 
-mem=2048 cpus=1 deadline=300 icount= thp=madvise expedite=rcupdate.rcu_expedited=1 user= cwd=/ out= disk= console=
+arch=x86_64 mem=2048 cpus=1 deadline=300 icount= thp=madvise expedite=rcupdate.rcu_expedited=1 user= cwd=/ out= disk= console= plugin=
 adds=() env=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -40,6 +43,7 @@ while [ $# -gt 0 ]; do
   esac
   case $1 in
     --add) adds+=("$2") ;;
+    --arch) arch=$2 ;;
     --env) env+=("$2") ;;
     --cwd) cwd=$2 ;;
     --out) out=$2 ;;
@@ -49,15 +53,24 @@ while [ $# -gt 0 ]; do
     --cpus) cpus=$2 ;;
     --timeout) deadline=$2 ;;
     --console) console=$2 ;;
+    --plugin) plugin=$2 ;;
     *) die "unknown option $1" ;;
   esac
   shift 2
 done
 [ $# -gt 0 ] || die "no command (see --help)"
 [ -z "$icount" ] || [ "$cpus" = 1 ] || die "--icount is deterministic with one CPU only"
-command -v qemu-system-x86_64 >/dev/null || die "qemu-system-x86_64 is missing: apt-get install qemu-system-x86"
-image=$("$here/image.sh") || die "no image"
-busybox=$image/busybox
+case $arch in
+  x86_64) package=qemu-system-x86 machine=(-M q35 -cpu EPYC,+svm) console_name=ttyS0 ;;
+  # Pointer authentication by a cheap hash: its real one is slow to emulate.
+  aarch64)
+    package=qemu-system-arm console_name=ttyAMA0
+    machine=(-M virt,virtualization=on,gic-version=3 -cpu max,pauth-impdef=on) ;;
+  *) die "no host of architecture $arch (known: x86_64, aarch64)" ;;
+esac
+command -v "qemu-system-$arch" >/dev/null || die "qemu-system-$arch is missing: apt-get install $package"
+image=$("$here/image.sh" "$arch") || die "no image"
+pack=$image/own/busybox
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/servin-nested.XXXXXX")
 qemu=
@@ -82,6 +95,17 @@ place() { # FILE PATH: a copy with everything above it, and the libraries of a p
 libraries() { # FILE
   local lib
   [ "$(head -c 4 "$1" | tr -d '\0')" = $'\x7fELF' ] || return 0
+  if [ "$arch" != "$(uname -m)" ]; then
+    # No ldd here for these: the libraries are those of the cross compiler.
+    { readelf -d "$1" 2>/dev/null | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; readelf -l "$1" 2>/dev/null |
+      sed -n 's,.*interpreter: /lib/\(.*\)\],\1,p'; } | while read -r lib; do
+      [ -e "$stage/lib/$lib" ] || [ ! -e "/usr/$arch-linux-gnu/lib/$lib" ] || {
+        place "/usr/$arch-linux-gnu/lib/$lib" "/lib/$lib"
+        libraries "/usr/$arch-linux-gnu/lib/$lib"
+      }
+    done
+    return 0
+  fi
   { ldd "$1" 2>/dev/null | grep -o '/[^ ]*' || true; } | while read -r lib; do place "$lib" "$lib"; done
 }
 add() { # FILE PATH
@@ -122,7 +146,7 @@ quote() { local q=\'\\\'\'; printf "'%s' " "${1//\'/$q}"; }
   for word in "$@"; do quote "$word"; done
   echo
 } >"$stage/nested/command"
-(cd "$stage" && find . | LC_ALL=C sort | "$busybox" cpio -o -H newc -R 0:0) >"$tmp/extra.cpio" 2>/dev/null ||
+(cd "$stage" && find . | LC_ALL=C sort | "$pack" cpio -o -H newc -R 0:0) >"$tmp/extra.cpio" 2>/dev/null ||
   die "cannot pack the files"
 rm -rf "$stage"
 cat "$image/base.cpio" "$tmp/extra.cpio" >"$tmp/initrd"
@@ -130,11 +154,12 @@ rm "$tmp/extra.cpio"
 size=$(($(stat -c %s "$tmp/initrd") >> 20))
 [ $((size * 2 + 256)) -lt "$mem" ] || die "$size MiB of files do not fit a host of $mem MiB: raise --mem"
 
-append="console=ttyS0 quiet panic=-1 nokaslr transparent_hugepage=$thp $expedite"
-args=(-M q35 -accel tcg -cpu "EPYC,+svm" -m "$mem" -smp "$cpus" -nodefaults -no-user-config -display none -no-reboot
+append="console=$console_name quiet panic=-1 nokaslr transparent_hugepage=$thp $expedite"
+args=("${machine[@]}" -accel tcg -m "$mem" -smp "$cpus" -nodefaults -no-user-config -display none -no-reboot
   -kernel "$image/vmlinuz" -initrd "$tmp/initrd" -append "$append" -serial "file:$tmp/console"
   -device virtio-serial-pci)
 [ -z "$icount" ] || args+=(-icount "shift=0,sleep=off" -rtc "base=2026-01-01,clock=vm" -seed 1)
+[ -z "$plugin" ] || args+=(-plugin "file=$plugin")
 port() { args+=(-chardev "file,id=$1,path=$2" -device "virtserialport,chardev=$1,name=servin.$1"); }
 # Pipes, because a file that the caller has open must be appended to, not opened again from its start.
 mkfifo "$tmp/stdout" "$tmp/stderr"
@@ -147,12 +172,13 @@ port code "$tmp/code"
 [ -z "$out" ] || port result "$tmp/result"
 if [ -n "$disk" ]; then
   truncate -s "${disk}M" "$tmp/disk"
+  PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -F "$tmp/disk" || die "no scratch disk could be made (Debian package e2fsprogs)"
   args+=(-drive "file=$tmp/disk,format=raw,if=none,id=disk,cache=unsafe" -device virtio-blk-pci,drive=disk)
 fi
 
 # Whatever ends this script, even SIGKILL, ends QEMU.
 started=$SECONDS
-setpriv --pdeathsig KILL qemu-system-x86_64 "${args[@]}" </dev/null >"$tmp/qemu" 2>&1 8>&- 9>&- &
+setpriv --pdeathsig KILL "qemu-system-$arch" "${args[@]}" </dev/null >"$tmp/qemu" 2>&1 8>&- 9>&- &
 qemu=$!
 setpriv --pdeathsig KILL sleep "$deadline" >/dev/null 2>&1 8>&- 9>&- &
 alarm=$!

@@ -186,6 +186,34 @@ impl Servin {
         (running, terminal)
     }
 
+    /// Starts servin with these words, its standard input a pipe: [`Running::say`].
+    #[track_caller]
+    pub fn start_with_input(&self, words: &[&str]) -> Running {
+        let mut command = self.command(words);
+        command.stdin(Stdio::piped());
+        Running::spawn(command)
+    }
+
+    /// Where the programs of `tests/guest` are, which run in guests and on the host: built already
+    /// (`SERVIN_TEST_PROGRAMS`), or now. Without a compiler it says so.
+    ///
+    /// # Panics
+    /// If they do not build.
+    pub fn programs(&self) -> Option<PathBuf> {
+        if let Some(built) = env::var_os("SERVIN_TEST_PROGRAMS") {
+            return Some(built.into());
+        }
+        if Command::new("gcc").arg("--version").output().is_err() {
+            println!("skipped: no gcc to build the guest's programs with");
+            return None;
+        }
+        let programs = self.folder().join("programs");
+        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/build.sh");
+        let built = Command::new(build).arg(&programs).output().expect("the script runs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        Some(programs)
+    }
+
     /// Starts a command made by [`Servin::command`].
     #[track_caller]
     pub fn spawn(&self, command: Command) -> Running {
@@ -273,6 +301,21 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Writes to its standard input.
+    ///
+    /// # Panics
+    /// If it was started without, or reads no more.
+    #[track_caller]
+    pub fn say(&mut self, text: &str) {
+        let input = self.child.stdin.as_mut().expect("a pipe");
+        input.write_all(text.as_bytes()).expect("standard input is read");
+    }
+
+    /// Ends its standard input.
+    pub fn end_input(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// Sends the servin process a signal, by name.

@@ -5,14 +5,19 @@ pub const MOST_LINES: usize = 900;
 
 /// Files and folders that may hold `unsafe`, with the reason. Each such file also says why at its top.
 pub const UNSAFE: &[(&str, &str)] = &[
-    ("devices/src/mem.rs", "guest memory is mapped and handed to the kernel"),
+    ("devices/src/mem/unix.rs", "guest memory is mapped and handed to the kernel"),
     ("devices/src/event", "descriptors are watched and adopted"),
+    ("devices/src/os/windows.rs", "random bytes come by pointer"),
+    ("devices/src/lock.rs", "fcntl takes a lock by pointer"),
     ("vmm/src/hv/kvm", "ioctls that take pointers, and the run page"),
-    ("vmm/src/memory.rs", "guest memory is mapped and advised"),
-    ("vmm/src/hv/conformance/x86.rs", "the guest programs are read from between assembler labels"),
+    ("vmm/src/hv/hvf/ffi.rs", "Hypervisor.framework is C"),
+    ("vmm/src/hv/whp/ffi.rs", "WinHvPlatform.dll is loaded and called"),
+    ("vmm/src/memory/unix.rs", "guest memory is mapped and advised"),
+    ("vmm/src/hv/conformance", "the guest programs are read from between assembler labels"),
     ("engine/src/process.rs", "the monitor process is forked"),
     ("initramfs/agent/src/rt", "PID 1 is freestanding: its runtime is its own"),
     ("initramfs/agent/src/sys.rs", "and so is every system call"),
+    ("initramfs/agent/src/sys", "of each architecture"),
 ];
 
 #[cfg(test)]

@@ -34,9 +34,9 @@ fn help_goes_to_standard_output_and_succeeds() {
 #[test]
 fn a_flag_that_is_not_built_is_refused_by_name_before_anything_happens() {
     let servin = Servin::without_machine();
-    let outcome = servin.go(&["run", "--restart", "always", BASE, "true"]);
+    let outcome = servin.go(&["run", "--gpus", "all", BASE, "true"]);
     assert_eq!(outcome.code, Some(125), "{outcome:?}");
-    assert!(outcome.stderr.contains("--restart"), "{outcome:?}");
+    assert!(outcome.stderr.contains("--gpus"), "{outcome:?}");
     assert_eq!(outcome.text(), "");
     assert!(!servin.data_root().exists(), "the data root was made");
 }

@@ -105,8 +105,9 @@ fn killing_the_command_line_leaves_the_container_and_removing_that_leaves_nothin
 #[test]
 fn killing_the_monitor_is_told_and_leaves_nothing_that_looks_alive() {
     let Some(servin) = Servin::new() else { return };
+    let script = "echo ready; exec sleep 1000";
     let mut running =
-        servin.start(&["run", "--name", "hit", BASE, "sh", "-c", "echo ready; exec sleep 1000"]);
+        servin.start(&["run", "--restart", "always", "--name", "hit", BASE, "sh", "-c", script]);
     running.wait_for("ready\n");
     let pid = servin.go(&["inspect", "-f", "{{.State.Pid}}", "hit"]).text();
     let killed = std::process::Command::new("kill").args(["-s", "KILL", pid.trim()]).status();
@@ -118,6 +119,11 @@ fn killing_the_monitor_is_told_and_leaves_nothing_that_looks_alive() {
     let living = fs::read_dir(servin.data_root().join("run")).unwrap().flatten();
     let living: Vec<_> = living.filter(|entry| entry.file_name() != ".lock").collect();
     assert!(living.is_empty(), "{living:?}");
+    // Its policy was the monitor's business. As after a start of the host, whoever starts those with a policy has it again.
+    servin.go(&["start", "--filter", "restart-policy=no"]).expect(0, "");
+    servin.go(&["start", "--filter", "restart-policy=always"]).expect(0, "hit\n");
+    servin.go(&["start", "--filter", "restart-policy=always"]).expect(0, "");
+    servin.go(&["rm", "-f", "hit"]).expect(0, "hit\n");
 }
 
 #[test]

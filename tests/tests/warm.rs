@@ -52,6 +52,34 @@ fn no_warm_neither_leaves_a_template_nor_uses_one() {
 }
 
 #[test]
+fn a_traced_start_boots_and_tells_phases_accesses_and_initcalls() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["run", "--rm", BASE, "true"]).expect(0, "");
+    let file = servin.folder().join("trace.json");
+    servin.go(&["run", "--rm", "--trace", file.to_str().unwrap(), BASE, "echo", "hi"]).expect(0, "hi\n");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |process: u64, thread: u64| -> Vec<&serde_json::Value> {
+        let fits = |event: &&serde_json::Value| event["pid"] == process && event["tid"] == thread;
+        events.iter().filter(fits).filter(|event| event["ph"] == "X").collect()
+    };
+    let (phases, accesses, initcalls) = (of(1, 1), of(1, 2), of(2, 1));
+    assert_eq!(phases.len(), 5, "{phases:?}");
+    let end = |event: &serde_json::Value| event["ts"].as_f64().unwrap() + event["dur"].as_f64().unwrap();
+    assert!(phases.windows(2).all(|two| (end(two[0]) - two[1]["ts"].as_f64().unwrap()).abs() < 0.01));
+    let name = |event: &&serde_json::Value| event["name"].as_str().unwrap().to_owned();
+    assert!(accesses.len() > 20 && accesses.iter().any(|access| name(access).starts_with("write memory 0x")));
+    let names: Vec<String> = initcalls.iter().map(name).collect();
+    assert!(names.len() > 20 && names.iter().any(|name| name.contains("virtio")), "{names:?}");
+    let refused = servin.go(&["run", "--rm", "--trace", "/nope/trace", BASE, "true"]);
+    assert!(
+        refused.code == Some(125) && refused.stderr.contains("make the trace /nope/trace"),
+        "{refused:?}"
+    );
+    assert_eq!(servin.go(&["ps", "-aq"]).text(), "");
+}
+
+#[test]
 fn another_machine_has_another_template_and_pruned_ones_are_made_again() {
     let Some(servin) = Servin::new() else { return };
     servin.go(&["run", "--rm", BASE, "true"]).expect(0, "");

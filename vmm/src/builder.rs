@@ -8,25 +8,24 @@ use std::time::Instant;
 
 use servin_devices::bus::Bus;
 use servin_devices::mem::Mem;
-use servin_devices::power::{
-    KEYBOARD_PORT, KeyboardReset, POWER_PORT, POWER_PORT_LEN, PowerPort, PowerRequest,
-};
-use servin_devices::serial::{COM1, COM1_GSI, SERIAL_LEN, Serial};
+use servin_devices::power::{PowerRequest, PowerSink};
 use servin_devices::virtio::VirtioDevice;
 use servin_devices::virtio::mmio::{Activation, MMIO_LEN, MmioTransport, QUEUE_NOTIFY};
-use servin_devices::virtio::vsock::{Vsock, VsockHost};
+#[cfg(unix)]
+use servin_devices::virtio::vsock::{Limits, Vsock, VsockHost};
 
-use crate::boot::{self, Protocol, Source, cmdline};
+use crate::boot::{self, Hardware, Protocol, Source, cmdline};
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::{ExitReason, VmEvent};
 use crate::gate::{EventSink, Gate};
 use crate::hv::{self, Caps, Doorbell, Hypervisor, Plan};
 use crate::layout::{GSIS, VIRTIO_BASE, VIRTIO_GSI, VIRTIO_MAX, VIRTIO_STRIDE};
-use crate::legacy;
 use crate::memory;
+use crate::platform::{self, Platform};
 use crate::snapshot::Snapshot;
 use crate::timeline::{Mark, Timeline};
+use crate::trace::Accesses;
 use crate::vcpu::{Io, Seat, Start};
 use crate::vm::{Device, Vm, describe, lock};
 
@@ -38,9 +37,13 @@ pub struct VmBuilder {
     devices: Vec<Box<dyn VirtioDevice>>,
     serial: Option<Box<dyn Write + Send>>,
     events: Option<EventSink>,
+    #[cfg(unix)]
     vsock: Option<(u64, VsockHost)>,
+    #[cfg(unix)]
+    vsock_limits: Limits,
     snapshot: Option<Snapshot>,
     timeline: Timeline,
+    trace: Option<Accesses>,
 }
 
 impl fmt::Debug for VmBuilder {
@@ -115,10 +118,19 @@ impl VmBuilder {
         self
     }
 
-    /// A socket device. The guest is `cid` (3 or more); `host` listens and connects, and so does [`Vm::vsock`].
+    /// A socket device (not on Windows yet). The guest is `cid` (3 or more); `host` listens and connects, and so does [`Vm::vsock`].
+    #[cfg(unix)]
     #[must_use]
     pub fn vsock(mut self, cid: u64, host: &VsockHost) -> Self {
         self.vsock = Some((cid, host.clone()));
+        self
+    }
+
+    /// What the socket device allows itself and the guest.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn vsock_limits(mut self, limits: Limits) -> Self {
+        self.vsock_limits = limits;
         self
     }
 
@@ -151,17 +163,34 @@ impl VmBuilder {
         self
     }
 
+    /// Notes every access of the guest that reaches the monitor.
+    #[must_use]
+    pub fn trace(mut self, accesses: Accesses) -> Self {
+        self.trace = Some(accesses);
+        self
+    }
+
     /// Makes the VM. Nothing runs before [`Vm::start`].
     ///
     /// # Errors
     /// See [`Error`].
     pub fn build(self) -> Result<Vm, Error> {
-        let Self { mut config, hypervisor, mut devices, serial, events, vsock, mut snapshot, timeline } =
-            self;
-        if let Some((cid, host)) = &vsock {
-            let device = Vsock::new(*cid, host).map_err(Error::host("making the socket device"))?;
-            devices.push(Box::new(device));
-        }
+        let Self {
+            mut config,
+            hypervisor,
+            devices,
+            serial,
+            events,
+            #[cfg(unix)]
+            vsock,
+            #[cfg(unix)]
+            vsock_limits,
+            mut snapshot,
+            timeline,
+            trace,
+        } = self;
+        #[cfg(unix)]
+        let devices = with_vsock(devices, vsock.as_ref(), vsock_limits)?;
         if let Some(snapshot) = &snapshot {
             let types: Vec<u32> = devices.iter().map(|device| device.id()).collect();
             snapshot.adapt(&mut config, &types)?;
@@ -176,6 +205,7 @@ impl VmBuilder {
         let hypervisor = hypervisor.map_or_else(hv::open, Ok)?;
         let caps = hypervisor.caps().clone();
         let words = cmdline::build(&caps, devices.len(), &config.cmdline_extra)?;
+        let (virtio, has_serial) = (devices.len(), serial.is_some());
         let mem = match &snapshot {
             None => memory::anonymous(config.memory_mib, config.track_dirty)?,
             Some(snapshot) => {
@@ -192,16 +222,24 @@ impl VmBuilder {
             gate.hold_all_but_first();
         }
 
-        let mut mmio = Bus::new();
-        let has_serial = serial.is_some();
-        let ports = port_bus(&*machine.vm, &gate, serial)?;
+        let (mut mmio, mut ports) = (Bus::new(), Bus::new());
+        platform::attach(Platform {
+            vm: &*machine.vm,
+            mmio: &mut mmio,
+            ports: &mut ports,
+            serial,
+            power: &|| power(&gate),
+        })?;
         let devices = (0_u64..)
             .zip(devices)
             .map(|(index, device)| attach(&*machine.vm, &mem, &gate, &mut mmio, index, device))
             .collect::<Result<Vec<_>, _>>()?;
         let mut starts = match &mut snapshot {
             Some(snapshot) => take_up(snapshot, &devices, &*machine.vm, config.cpus)?,
-            None => load(&config, &caps, &mem, &words)?.map(Start::Entry).into_iter().collect(),
+            None => {
+                let hardware = Hardware { irqchip: machine.irqchip, virtio, serial: has_serial };
+                load(&config, &caps, &mem, &words, hardware)?.map(Start::Entry).into_iter().collect()
+            }
         }
         .into_iter();
         snapshot.map_or(Ok(()), Snapshot::finish)?;
@@ -213,6 +251,7 @@ impl VmBuilder {
             io: io.clone(),
             gate: Arc::clone(&gate),
             timeline: timeline.clone(),
+            trace: trace.clone(),
             awaited: None,
         });
         let seats = Mutex::new(seats.collect());
@@ -224,6 +263,7 @@ impl VmBuilder {
             mem,
             machine: machine.vm,
             devices,
+            #[cfg(unix)]
             vsock: vsock.map(|(_, host)| host),
             has_serial,
             seats,
@@ -232,8 +272,29 @@ impl VmBuilder {
     }
 }
 
+/// The devices with the socket device behind them, where there is one.
+#[cfg(unix)]
+fn with_vsock(
+    mut devices: Vec<Box<dyn VirtioDevice>>,
+    vsock: Option<&(u64, VsockHost)>,
+    limits: Limits,
+) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
+    if let Some((cid, host)) = vsock {
+        let device =
+            Vsock::with_limits(*cid, host, limits).map_err(Error::host("making the socket device"))?;
+        devices.push(Box::new(device));
+    }
+    Ok(devices)
+}
+
 /// Loads the kernel. A hypervisor that executes no code (the fake) needs none.
-fn load(config: &Config, caps: &Caps, mem: &Mem, words: &str) -> Result<Option<hv::Entry>, Error> {
+fn load(
+    config: &Config,
+    caps: &Caps,
+    mem: &Mem,
+    words: &str,
+    hardware: Hardware,
+) -> Result<Option<hv::Entry>, Error> {
     let Some(kernel) = &config.kernel else {
         if caps.executes_code {
             return Err(Error::Config("no kernel was given".to_owned()));
@@ -247,6 +308,7 @@ fn load(config: &Config, caps: &Caps, mem: &Mem, words: &str) -> Result<Option<h
         initramfs: &config.initramfs,
         cmdline: words,
         protocol: config.protocol,
+        hardware,
     })
     .map(Some)
 }
@@ -265,29 +327,15 @@ fn take_up(
     (0..usize::from(cpus)).map(|index| snapshot.take_vcpu(index).map(Start::State)).collect()
 }
 
-/// The ports of the machine: power, reset, serial, and what answers for a PC that is not there.
-fn port_bus(vm: &dyn hv::Vm, gate: &Arc<Gate>, serial: Option<Box<dyn Write + Send>>) -> Result<Bus, Error> {
-    let mut ports = Bus::new();
-    let power = || {
-        let gate = Arc::clone(gate);
-        Box::new(move |request| {
-            gate.end(Ok(match request {
-                PowerRequest::Off => ExitReason::Off,
-                PowerRequest::Reset => ExitReason::Reset,
-            }));
-        })
-    };
-    ports.attach(POWER_PORT, POWER_PORT_LEN, Arc::new(Mutex::new(PowerPort::new(power()))))?;
-    ports.attach(KEYBOARD_PORT, 1, Arc::new(Mutex::new(KeyboardReset::new(power()))))?;
-    match serial {
-        Some(output) => {
-            let serial = Serial::new(vm.irq_line(COM1_GSI)?, output);
-            ports.attach(COM1, SERIAL_LEN, Arc::new(Mutex::new(serial)))?;
-        }
-        None => legacy::attach_nothing(&mut ports, COM1, SERIAL_LEN)?,
-    }
-    legacy::attach(&mut ports)?;
-    Ok(ports)
+/// Tells the gate that the guest wants an end.
+fn power(gate: &Arc<Gate>) -> PowerSink {
+    let gate = Arc::clone(gate);
+    Box::new(move |request| {
+        gate.end(Ok(match request {
+            PowerRequest::Off => ExitReason::Off,
+            PowerRequest::Reset => ExitReason::Reset,
+        }));
+    })
 }
 
 /// Gives a device its place on the bus, its interrupt line and its doorbells.

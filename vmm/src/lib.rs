@@ -22,14 +22,14 @@
 //!     .build()?;
 //! vm.start()?;
 //!
-//! // The guest's side: "virt", the magic value of virtio-mmio, then a power-off through the power port.
+//! // The guest's side: "virt", the magic value of virtio-mmio, then a power-off through the hypervisor.
 //! let cpu = fake.cpu(1).ok_or("the VM has two vCPUs")?;
 //! assert_eq!(cpu.read32(VIRTIO_BASE), 0x7472_6976);
 //!
 //! vm.pause()?;
 //! vm.resume()?;
 //!
-//! cpu.out8(0x600, 1);
+//! cpu.power_off();
 //! assert_eq!(vm.wait()?, ExitReason::Off);
 //! assert!(vm.timeline().between(Mark::Created, Mark::Exit).is_some());
 //! # Ok(())
@@ -49,10 +49,11 @@ mod event;
 mod gate;
 pub mod hv;
 pub mod layout;
-mod legacy;
 pub mod memory;
+mod platform;
 mod snapshot;
 mod timeline;
+mod trace;
 mod vcpu;
 mod vm;
 
@@ -63,4 +64,5 @@ pub use error::Error;
 pub use event::{ExitReason, VmEvent};
 pub use snapshot::Snapshot;
 pub use timeline::{Mark, Timeline};
+pub use trace::{Access, Accesses};
 pub use vm::Vm;

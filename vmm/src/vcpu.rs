@@ -12,6 +12,7 @@ use crate::event::ExitReason;
 use crate::gate::{Gate, Pass};
 use crate::hv::{Arm64Entry, Entry, Exit, GuestIo, VcpuSlot, VcpuState};
 use crate::timeline::{Mark, Timeline};
+use crate::trace::{Accesses, Traced};
 
 /// How a vCPU begins.
 pub(crate) enum Start {
@@ -55,6 +56,8 @@ pub(crate) struct Seat {
     pub(crate) io: Io,
     pub(crate) gate: Arc<Gate>,
     pub(crate) timeline: Timeline,
+    /// Its accesses are noted here, if anywhere.
+    pub(crate) trace: Option<Accesses>,
     /// Dropped when the vCPU has its state, or never will.
     pub(crate) awaited: Option<mpsc::Sender<()>>,
 }
@@ -81,8 +84,19 @@ pub(crate) fn spawn(seat: Seat) -> Result<JoinHandle<()>, Error> {
 }
 
 fn run(seat: Seat) -> Result<(), Error> {
-    let Seat { slot, start, mut io, gate, timeline, awaited } = seat;
+    let Seat { slot, start, io, gate, timeline, trace, awaited } = seat;
     let index = slot.index();
+    let (mut plain, mut traced);
+    let io: &mut dyn GuestIo = match trace {
+        None => {
+            plain = io;
+            &mut plain
+        }
+        Some(accesses) => {
+            traced = Traced { io, cpu: index.into(), accesses };
+            &mut traced
+        }
+    };
     let mut vcpu = slot.bind()?;
     match start {
         Start::Entry(entry) => vcpu.set_entry(&entry)?,
@@ -99,7 +113,7 @@ fn run(seat: Seat) -> Result<(), Error> {
         if index == 0 {
             timeline.mark(Mark::Entered);
         }
-        match vcpu.run(&mut io)? {
+        match vcpu.run(io)? {
             Exit::Kicked => {}
             Exit::CpuOn { cpu, entry, context } => {
                 if !gate.start_vcpu(cpu, Entry::Arm64(Arm64Entry { pc: entry, x0: context })) {

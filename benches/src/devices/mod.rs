@@ -6,6 +6,7 @@
 mod exits;
 mod files;
 mod queue;
+mod shared_network;
 mod sockets;
 
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use exits::exits;
 pub use files::files;
 pub use queue::queue;
+pub use shared_network::shared_network;
 pub use sockets::sockets;
 
 /// One figure.
@@ -71,5 +73,6 @@ pub fn all(time: Duration) -> Result<Vec<Rate>, Box<dyn std::error::Error>> {
     rates.extend(queue(time));
     rates.extend(files(time)?);
     rates.extend(sockets(time)?);
+    rates.extend(shared_network(time)?);
     Ok(rates)
 }

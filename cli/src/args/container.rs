@@ -20,17 +20,28 @@ pub(crate) enum Container {
     Rm {
         /// Kill one that runs.
         force: bool,
+        /// Also the volumes that were made for it alone.
+        volumes: bool,
         /// Which.
         names: Vec<String>,
     },
     /// `servin logs`
     Logs(Logs),
+    /// `servin port`
+    Port {
+        /// Which.
+        name: String,
+        /// This port alone.
+        port: Option<String>,
+    },
     /// `servin wait`
     Wait(Vec<String>),
     /// `servin stop`
     Stop {
         /// Seconds, as typed.
         time: Option<String>,
+        /// The signal, as typed.
+        signal: Option<String>,
         /// Which.
         names: Vec<String>,
     },
@@ -54,6 +65,12 @@ pub(crate) struct Ps {
     pub(crate) no_trunc: bool,
     /// How to print.
     pub(crate) format: Option<String>,
+    /// Conditions.
+    pub(crate) filter: Vec<String>,
+    /// So many of those made last, in any state.
+    pub(crate) last: Option<String>,
+    /// With what they take on disk.
+    pub(crate) size: bool,
 }
 
 /// `logs`.
@@ -65,6 +82,10 @@ pub(crate) struct Logs {
     pub(crate) timestamps: bool,
     /// Lines from the end, as typed.
     pub(crate) tail: Option<String>,
+    /// Nothing older than this, as typed.
+    pub(crate) since: Option<String>,
+    /// Nothing newer than this, as typed.
+    pub(crate) until: Option<String>,
     /// Which.
     pub(crate) name: String,
 }
@@ -88,6 +109,7 @@ pub(crate) struct Exec {
     pub(crate) interactive: bool,
     pub(crate) tty: bool,
     pub(crate) detach: bool,
+    pub(crate) privileged: bool,
     pub(crate) detach_keys: Option<String>,
     pub(crate) env: Vec<OsString>,
     pub(crate) env_file: Vec<OsString>,
@@ -96,6 +118,10 @@ pub(crate) struct Exec {
     /// The container, the program and its arguments.
     pub(crate) words: Vec<OsString>,
 }
+
+/// Help of `--since`.
+const MOMENT: &str =
+    "Nothing older than this: a time (2026-01-31T12:00:00Z), seconds since 1970, or how long ago (10m)";
 
 /// Adds the verbs to the command.
 pub(super) fn add(command: Command) -> Command {
@@ -117,6 +143,12 @@ pub(super) fn add(command: Command) -> Command {
                 .arg(switch(both("all", 'a')).help("Show those that have ended too"))
                 .arg(switch(both("quiet", 'q')).help("Print ids alone"))
                 .arg(switch(Arg::new("no-trunc").long("no-trunc")).help("Print whole ids and commands"))
+                .arg(values(both("filter", 'f'), "KEY=VALUE").help(
+                    "id=, name=, label=, status=, exited=, ancestor=, before=, since=, volume=, network=, health=",
+                ))
+                .arg(value(both("last", 'n'), "N").help("Show the N that were made last, in any state"))
+                .arg(switch(both("latest", 'l')).help("Show the one that was made last, in any state"))
+                .arg(switch(both("size", 's')).help("Show what they take on disk"))
                 .arg(
                     value(Arg::new("format").long("format"), "FORMAT")
                         .help("json, table, or a template as {{.Names}}"),
@@ -125,6 +157,7 @@ pub(super) fn add(command: Command) -> Command {
         .subcommand(
             verb("rm", "Remove containers")
                 .arg(switch(both("force", 'f')).help("Kill a container that runs"))
+                .arg(switch(both("volumes", 'v')).help("Also the volumes without a name that it uses"))
                 .arg(names()),
         )
         .subcommand(
@@ -132,14 +165,21 @@ pub(super) fn add(command: Command) -> Command {
                 .arg(switch(both("follow", 'f')).help("Go on while the container runs"))
                 .arg(switch(both("timestamps", 't')).help("Print the time of each line"))
                 .arg(value(both("tail", 'n'), "LINES").help("Only so many lines from the end, or all"))
+                .arg(value(Arg::new("since").long("since"), "TIME").help(MOMENT))
+                .arg(value(Arg::new("until").long("until"), "TIME").help("Nothing newer than this"))
                 .arg(name()),
         )
+        .subcommand(super::network::port())
         .subcommand(verb("wait", "Wait until containers end, and print their exit codes").arg(names()))
         .subcommand(
             verb("stop", "Stop containers")
                 .arg(
                     value(both("time", 't').visible_alias("timeout"), "SECONDS")
-                        .help("Seconds until it is killed [default: the container's own, 10]"),
+                        .help("Seconds until it is killed, -1 for never [default: the container's own, 10]"),
+                )
+                .arg(
+                    value(both("signal", 's'), "SIGNAL")
+                        .help("Signal to send [default: the container's own, TERM]"),
                 )
                 .arg(names()),
         )
@@ -181,6 +221,7 @@ fn exec() -> Command {
         .arg(switch(both("interactive", 'i')).help("Give the program the standard input"))
         .arg(switch(both("tty", 't')).help("Give the program a terminal"))
         .arg(switch(both("detach", 'd')).help("Run in the background"))
+        .arg(switch(Arg::new("privileged").long("privileged")).help("Give the program every capability"))
         .arg(values(both("env", 'e'), "NAME[=VALUE]").help("Set a variable, or pass it on from here"))
         .arg(values(Arg::new("env-file").long("env-file"), "FILE").help("Read variables from a file"))
         .arg(value(both("workdir", 'w'), "DIR").help("Working directory in the container"))
@@ -210,6 +251,7 @@ pub(super) fn read(verb: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
             interactive: on("interactive"),
             tty: on("tty"),
             detach: on("detach"),
+            privileged: on("privileged"),
             detach_keys: text("detach-keys")?,
             env: all(matches, "env"),
             env_file: all(matches, "env-file"),
@@ -228,16 +270,22 @@ pub(super) fn read(verb: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
             quiet: on("quiet"),
             no_trunc: on("no-trunc"),
             format: text("format")?,
+            filter: super::texts(matches, "filter").map_err(usage)?,
+            last: if on("latest") { Some("1".into()) } else { text("last")? },
+            size: on("size"),
         }),
-        "rm" => Container::Rm { force: on("force"), names: names()? },
+        "rm" => Container::Rm { force: on("force"), volumes: on("volumes"), names: names()? },
         "logs" => Container::Logs(Logs {
             follow: on("follow"),
             timestamps: on("timestamps"),
             tail: text("tail")?,
+            since: text("since")?,
+            until: text("until")?,
             name: needed("name")?,
         }),
+        "port" => Container::Port { name: needed("name")?, port: text("port")? },
         "wait" => Container::Wait(names()?),
-        "stop" => Container::Stop { time: text("time")?, names: names()? },
+        "stop" => Container::Stop { time: text("time")?, signal: text("signal")?, names: names()? },
         "kill" => Container::Kill { signal: text("signal")?, names: names()? },
         _ => return Ok(None),
     })))

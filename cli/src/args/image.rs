@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use super::{Verb, all, is_on, switch, text, value, values};
+use super::{Verb, all, is_on, registry, switch, text, value, values};
 use crate::error::{Error, Result};
 
 /// A verb of images with its arguments.
@@ -47,8 +47,10 @@ pub(crate) struct List {
 pub(crate) struct Inspect {
     pub(crate) names: Vec<String>,
     pub(crate) format: Option<String>,
-    /// `image`, `container`, or either.
+    /// `image`, `container`, `volume`, or any.
     pub(crate) kind: Option<String>,
+    /// With what a container takes on disk.
+    pub(crate) size: bool,
 }
 
 /// Top-level verbs of images, and how docker's `image` group calls the same ones.
@@ -62,7 +64,7 @@ const NAMES: [(&str, &str, &[&str]); 6] = [
 ];
 
 /// What is refused by name in the `image` group.
-const UNBUILT: [&str; 4] = ["build", "import", "pull", "push"];
+const UNBUILT: [&str; 2] = ["build", "import"];
 
 /// Adds the verbs.
 pub(super) fn add(mut command: Command) -> Command {
@@ -75,6 +77,8 @@ pub(super) fn add(mut command: Command) -> Command {
         let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
         group = group.subcommand(Command::new(name).hide(true).disable_help_flag(true).arg(rest));
     }
+    group = group.subcommand(registry::pull(Command::new("pull")));
+    group = group.subcommand(registry::push(Command::new("push")));
     let prune = Command::new("prune")
         .about("Remove images without a name")
         .arg(
@@ -145,7 +149,7 @@ fn one(name: &str, command: Command) -> Command {
 fn inspect(command: Command, typed: bool) -> Command {
     let command = command
         .about(if typed {
-            "Show all about containers and images as JSON"
+            "Show all about containers, images and volumes as JSON"
         } else {
             "Show all about images as JSON"
         })
@@ -155,7 +159,10 @@ fn inspect(command: Command, typed: bool) -> Command {
         )
         .arg(words("images", if typed { "NAME" } else { "IMAGE" }, 1));
     if typed {
-        command.arg(value(Arg::new("type").long("type"), "TYPE").help("image or container [default: either]"))
+        let size = Arg::new("size").short('s').long("size");
+        command.arg(switch(size).help("Show what a container takes on disk")).arg(
+            value(Arg::new("type").long("type"), "TYPE").help("image, container or volume [default: any]"),
+        )
     } else {
         command
     }
@@ -179,6 +186,9 @@ pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
         let Some((word, matches)) = matches.subcommand() else { return Ok(None) };
         if UNBUILT.contains(&word) {
             return Err(Error::NotBuilt { what: format!("image {word}"), code: 1 });
+        }
+        if registry::IN_GROUP.contains(&word) {
+            return registry::read(word, matches);
         }
         return match NAMES.iter().find(|(_, in_group, _)| *in_group == word) {
             Some((name, ..)) => image(name, matches).map(Some),
@@ -235,12 +245,17 @@ fn image(name: &str, matches: &ArgMatches) -> Result<Verb> {
 
 fn inspected(matches: &ArgMatches, kind: Option<String>) -> Result<Verb> {
     let fail = |what: String| Error::Usage { what, verb: "inspect".into() };
+    let typed = kind.is_none();
     let kind = match kind {
         Some(kind) => Some(kind),
         None => text(matches, "type").map_err(fail)?,
     };
-    if let Some(other) = kind.as_deref().filter(|kind| !matches!(*kind, "image" | "container" | "")) {
-        return Err(fail(format!("invalid value \"{other}\" for --type: it is image or container")));
+    if let Some(other) =
+        kind.as_deref().filter(|kind| !matches!(*kind, "image" | "container" | "volume" | "network" | ""))
+    {
+        return Err(fail(format!(
+            "invalid value \"{other}\" for --type: it is image, container, volume or network"
+        )));
     }
     Ok(Verb::Inspect(Inspect {
         names: all(matches, "images")
@@ -249,6 +264,7 @@ fn inspected(matches: &ArgMatches, kind: Option<String>) -> Result<Verb> {
             .collect::<Result<_, _>>()
             .map_err(fail)?,
         format: text(matches, "format").map_err(fail)?,
+        size: typed && is_on(matches, "size"),
         kind: kind.filter(|kind| !kind.is_empty()),
     }))
 }
@@ -309,7 +325,7 @@ mod tests {
             &["history", "a", "b"],
             &["save"],
             &["inspect"],
-            &["inspect", "--type", "volume", "x"],
+            &["inspect", "--type", "secret", "x"],
             &["images", "a", "b"],
             &["load", "x"],
             &["image"],
@@ -317,7 +333,7 @@ mod tests {
         ] {
             assert!(verb(bad).is_err(), "{bad:?}");
         }
-        let refused = verb(&["image", "pull", "--all", "x"]).unwrap_err();
-        assert_eq!(refused.to_string(), "image pull is not built yet in this version of servin");
+        let refused = verb(&["image", "build", "--all", "x"]).unwrap_err();
+        assert_eq!(refused.to_string(), "image build is not built yet in this version of servin");
     }
 }

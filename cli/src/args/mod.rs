@@ -6,14 +6,26 @@
 //!
 //! What it means is `crate::spec`'s business.
 
+mod bench;
+mod completion;
 mod container;
+mod files;
 mod image;
+mod limits;
+mod network;
+mod registry;
 mod run;
+mod running;
+mod shared_network;
+mod snapshot;
+mod start;
+mod system;
 #[cfg(test)]
 mod tests;
 mod unbuilt;
 mod verb;
 mod vm;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,11 +34,22 @@ use clap::builder::{BoolishValueParser, ValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+pub(crate) use bench::Bench;
 pub(crate) use container::{Attach, Container, Exec, Logs, Ps};
+pub(crate) use files::{About, Commit, Files};
 pub(crate) use image::{Image, Inspect, List};
+pub(crate) use limits::Limits;
+pub(crate) use network::Network;
+pub(crate) use registry::Registry;
 pub(crate) use run::Run;
+pub(crate) use running::{Events, Running, Stats};
+pub(crate) use shared_network::SharedNetwork;
+pub(crate) use snapshot::{Restore, Snapshot};
+pub(crate) use start::{Start, Starting};
+pub(crate) use system::System;
 pub(crate) use verb::Verb;
 pub(crate) use vm::Vm;
+pub(crate) use volume::Volume;
 
 use crate::error::{Error, Result};
 
@@ -42,7 +65,7 @@ pub(crate) struct Global {
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Typed {
-    /// A text to be printed: help or version.
+    /// A text to be printed: help, version, a completion.
     Text(String),
     /// Something to be done.
     Verb(Global, Verb),
@@ -50,14 +73,14 @@ pub(crate) enum Typed {
 
 /// Reads the command line.
 pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed> {
-    let argv: Vec<OsString> = argv.into_iter().collect();
+    let argv = ungroup(argv.into_iter().collect());
     if argv.len() < 2 {
         return Ok(Typed::Text(command().render_long_help().to_string()));
     }
-    // `run` is on the way to a container's first byte: it does not pay for the other verbs. What this reads, the whole
-    // command reads the same way; the rest, help and errors too, is left to that.
+    // `run` is on the way to a container's first byte: it does not pay for the other verbs, nor for flags that are
+    // refused. What this reads, the whole command reads the same way; the rest, help and errors too, is left to that.
     let quick = (typed_first(&argv) == Some("run"))
-        .then(|| frame().subcommand(run::command()).try_get_matches_from(&argv).ok())
+        .then(|| frame().subcommand(run::built()).try_get_matches_from(&argv).ok())
         .flatten();
     let matches = match quick.map_or_else(|| command().try_get_matches_from(&argv), Ok) {
         Ok(matches) => matches,
@@ -77,6 +100,9 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed> {
     let Some((name, matches)) = matches.subcommand() else {
         return Err(Error::Usage { what: "no command was given".into(), verb: String::new() });
     };
+    if name == "completion" {
+        return Ok(Typed::Text(completion::script(matches)));
+    }
     unbuilt::refuse_verb(name)?;
     Ok(Typed::Verb(global, verb::read(name, matches)?))
 }
@@ -131,16 +157,45 @@ fn frame() -> Command {
         )
 }
 
-/// The first word that is no global flag and no value of one.
-fn typed_first(argv: &[OsString]) -> Option<&str> {
-    let mut words = argv.iter().skip(1).filter_map(|word| word.to_str());
+/// Verbs that `servin container VERB` means too, as docker has it.
+const IN_GROUP: &[&str] = &[
+    "attach", "commit", "cp", "create", "diff", "exec", "export", "inspect", "kill", "logs", "pause", "port",
+    "ps", "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
+];
+
+/// `servin container ls` is `servin ps`, and so on.
+fn ungroup(mut argv: Vec<OsString>) -> Vec<OsString> {
+    let Some(at) = first(&argv).filter(|at| argv.get(*at).is_some_and(|word| word == "container")) else {
+        return argv;
+    };
+    let verb = match argv.get(at + 1).and_then(|word| word.to_str()) {
+        Some("ls" | "list") => "ps",
+        Some(verb) if IN_GROUP.contains(&verb) => verb,
+        _ => return argv,
+    };
+    let mut words = vec![OsString::from(verb)];
+    if verb == "inspect" {
+        words.push("--type=container".into());
+    }
+    argv.splice(at..at + 2, words);
+    argv
+}
+
+/// Where the first word is that is no global flag and no value of one.
+fn first(argv: &[OsString]) -> Option<usize> {
+    let mut at = 1;
     loop {
-        match words.next()? {
-            "--data-root" | "--log-level" => _ = words.next(),
-            flag if flag.starts_with('-') => {}
-            word => return Some(word),
+        match argv.get(at)?.to_str()? {
+            "--data-root" | "--log-level" => at += 2,
+            flag if flag.starts_with('-') => at += 1,
+            _ => return Some(at),
         }
     }
+}
+
+/// The first word that is no global flag and no value of one: the verb.
+pub(crate) fn typed_first(argv: &[OsString]) -> Option<&str> {
+    argv.get(first(argv)?)?.to_str()
 }
 
 fn level() -> ValueParser {
@@ -175,14 +230,14 @@ fn values(arg: Arg, name: &'static str) -> Arg {
     value(arg, name).action(ArgAction::Append)
 }
 
-/// Whether a switch is on.
+/// Whether a switch is on. One that the verb does not have is off.
 fn is_on(matches: &ArgMatches, name: &str) -> bool {
-    matches.get_one::<bool>(name).copied().unwrap_or(false)
+    matches.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
 
 /// The value of a flag that must be text.
 fn text(matches: &ArgMatches, name: &str) -> Result<Option<String>, String> {
-    matches.get_one::<OsString>(name).map(|value| utf8(value)).transpose()
+    matches.try_get_one::<OsString>(name).ok().flatten().map(|value| utf8(value)).transpose()
 }
 
 /// A word that must be text.
@@ -193,6 +248,11 @@ fn utf8(value: &std::ffi::OsStr) -> Result<String, String> {
 /// A flag's values, in the order they were typed.
 fn all(matches: &ArgMatches, name: &str) -> Vec<OsString> {
     matches.get_many::<OsString>(name).into_iter().flatten().cloned().collect()
+}
+
+/// A flag's values that must be text, in the order they were typed.
+fn texts(matches: &ArgMatches, name: &str) -> Result<Vec<String>, String> {
+    all(matches, name).iter().map(|value| utf8(value)).collect()
 }
 
 /// Says in one line what clap says in several.

@@ -50,7 +50,7 @@ fn run_alone_reads_what_the_whole_command_reads() {
             let verb = verb::read(name, of_verb).unwrap();
             format!("{:?} {:?} {verb:?}", matches.get_one::<PathBuf>("data-root"), matches.get_flag("debug"))
         };
-        assert_eq!(read(frame().subcommand(run::command())), read(command()), "{line:?}");
+        assert_eq!(read(frame().subcommand(run::built())), read(command()), "{line:?}");
     }
     assert_eq!(typed_first(&["servin", "--data-root", "run", "ps"].map(OsString::from)), Some("ps"));
 }
@@ -69,7 +69,7 @@ fn help_is_given_for_all_and_for_each_verb() {
     assert!(printed(&["--help"]).contains("Usage: servin"));
     let help = printed(&["run", "--help"]);
     assert!(help.contains("--entrypoint"), "{help}");
-    assert!(!help.contains("--privileged"), "what is not built is not offered");
+    assert!(!help.contains("--gpus"), "what is not built is not offered");
     assert!(printed(&["doctor", "--help"]).contains("host"));
     assert!(printed(&["help", "run"]).contains("--entrypoint"));
 }
@@ -144,15 +144,34 @@ fn the_last_of_a_repeated_flag_counts() {
 }
 
 #[test]
+fn verbs_of_the_container_group_are_the_verbs_themselves() {
+    let debug = |words: &[&str]| format!("{:?}", typed(words).unwrap());
+    for (group, alone) in [
+        (&["container", "ls", "-a"][..], &["ps", "-a"][..]),
+        (
+            &["--data-root", "/d", "container", "run", "-it", "img"],
+            &["--data-root", "/d", "run", "-it", "img"],
+        ),
+        (&["container", "inspect", "x"], &["inspect", "--type", "container", "x"]),
+        (&["container", "pause", "x"], &["pause", "x"]),
+    ] {
+        assert_eq!(debug(group), debug(alone));
+    }
+    assert_eq!(words(&run(&["img", "container", "ls"])), ["img", "container", "ls"]);
+    assert!(typed(&["container", "nonsense"]).is_err());
+    assert_eq!(
+        refused(&["update", "--cpuset-cpus", "1", "x"]).0,
+        "update --cpuset-cpus is not built yet in this version of servin"
+    );
+}
+
+#[test]
 fn flags_that_are_not_built_are_refused_by_name() {
     for (words, flag) in [
-        (&["run", "--privileged", "img"][..], "--privileged"),
-        (&["run", "-p", "80:80", "img"], "--publish"),
-        (&["run", "-P", "img"], "--publish-all"),
-        (&["run", "--network=host", "img"], "--network"),
-        (&["run", "--restart", "always", "img"], "--restart"),
-        (&["run", "--rm", "--ulimit", "nofile=1", "img", "sh"], "--ulimit"),
-        (&["run", "--health-cmd", "-x", "img"], "--health-cmd"),
+        (&["run", "--gpus", "all", "img"][..], "--gpus"),
+        (&["run", "--ip6", "fd00::7", "img"], "--ip6"),
+        (&["run", "--rm", "--device", "/dev/x", "img", "sh"], "--device"),
+        (&["run", "--oom-kill-disable", "img"], "--oom-kill-disable"),
     ] {
         let (text, code) = refused(words);
         assert_eq!(text, format!("run {flag} is not built yet in this version of servin"));
@@ -162,13 +181,38 @@ fn flags_that_are_not_built_are_refused_by_name() {
 
 #[test]
 fn verbs_that_are_not_built_are_refused_by_name() {
-    for words in
-        [&["pull", "alpine"][..], &["volume", "create", "--x"], &["build", "-t", "x", "."], &["cp", "--help"]]
-    {
+    for words in [&["search", "--x"][..], &["build", "-t", "x", "."]] {
         let (text, code) = refused(words);
         assert_eq!(text, format!("{} is not built yet in this version of servin", words[0]));
         assert_eq!(code, 1);
     }
+}
+
+#[test]
+fn start_takes_names_or_conditions() {
+    let start = |words: &[&str]| match typed(words) {
+        Ok(Typed::Verb(_, Verb::Starting(Starting::Start(start)))) => (start.names, start.filter),
+        other => panic!("{words:?} gave {other:?}"),
+    };
+    assert_eq!(start(&["start", "a", "b"]), (vec!["a".into(), "b".into()], vec![]));
+    let filter = vec!["restart-policy=always".to_owned(), "label=x".to_owned()];
+    assert_eq!(start(&["start", "-f", &filter[0], "--filter", &filter[1]]), (vec![], filter));
+    assert_eq!(refused(&["start"]).0, "<CONTAINER>... is missing");
+}
+
+#[test]
+fn a_completion_knows_what_is_built_and_nothing_else() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = printed(&["completion", shell]);
+        for known in ["network", "exec", "detach-keys", "health-cmd"] {
+            assert!(script.contains(known), "{shell}: no {known}");
+        }
+        for refused in ["oom-kill-disable", "volume-driver"] {
+            assert!(!script.contains(refused), "{shell}: {refused}");
+        }
+    }
+    let (text, code) = refused(&["completion", "cmd.exe"]);
+    assert_eq!((text.as_str(), code), ("invalid value \"cmd.exe\" for <SHELL>", 1));
 }
 
 #[test]

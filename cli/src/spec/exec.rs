@@ -29,6 +29,8 @@ pub(crate) struct Exec {
     pub(crate) tty: bool,
     /// Leave after the start.
     pub(crate) detach: bool,
+    /// With every capability.
+    pub(crate) privileged: bool,
     /// Keys that detach.
     pub(crate) detach_keys: Vec<u8>,
 }
@@ -66,6 +68,7 @@ pub(crate) fn exec(typed: args::Exec, host: &dyn Host) -> Result<Exec> {
         stdin: typed.interactive,
         tty: typed.tty,
         detach: typed.detach,
+        privileged: typed.privileged,
         detach_keys: detach_keys(typed.detach_keys.as_deref(), 125)?,
     })
 }

@@ -6,9 +6,10 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, Request, RootSource, Text, signal};
+use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, Request, Restart, RootSource, Text, signal};
+use servin_engine::image::Platform;
 
-use super::{detach_keys, env, size, volume};
+use super::{detach_keys, env, limits, mount, network, restart, size, volume};
 use crate::args;
 use crate::error::{Error, Result};
 
@@ -17,8 +18,18 @@ use crate::error::{Error, Result};
 pub(crate) struct Run {
     /// For the engine.
     pub(crate) request: Request,
+    /// Containers whose mounts this one gets too, and whether they are read-only in it.
+    pub(crate) volumes_from: Vec<(String, Option<bool>)>,
+    /// When to get the image from its registry.
+    pub(crate) pull: Pull,
+    /// Which image of several to get.
+    pub(crate) platform: Platform,
+    /// Show no progress of that.
+    pub(crate) quiet: bool,
     /// Print the clocks of the start.
     pub(crate) timing: bool,
+    /// Write the start as a trace into this file.
+    pub(crate) trace: Option<PathBuf>,
     /// Clone a template, or leave one.
     pub(crate) warm: bool,
     /// Pass signals on.
@@ -27,6 +38,17 @@ pub(crate) struct Run {
     pub(crate) detach_keys: Vec<u8>,
     /// Where to write the id; absolute.
     pub(crate) cidfile: Option<PathBuf>,
+}
+
+/// When an image is got from its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pull {
+    /// Every time.
+    Always,
+    /// When there is none of that name.
+    Missing,
+    /// Never.
+    Never,
 }
 
 /// What the meaning of words depends on.
@@ -89,12 +111,20 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
         request.cpus = checked_cpus(text)?;
     }
     for word in &typed.volume {
-        request.binds.push(volume::bind(word, &cwd).map_err(value("-v, --volume", word))?);
+        volume::volume(word, &cwd).map_err(value("-v, --volume", word))?.add_to(&mut request);
     }
     for word in &typed.tmpfs {
         request.tmpfs.push(volume::tmpfs(word).map_err(value("--tmpfs", word))?);
     }
+    for word in &typed.mount {
+        mount::mount(word, &cwd).map_err(value("--mount", word))?.add_to(&mut request);
+    }
     refuse_twice(&request)?;
+    let volumes_from = typed
+        .volumes_from
+        .iter()
+        .map(|word| volume::from(word).map_err(value("--volumes-from", word)))
+        .collect::<Result<_>>()?;
     for word in &typed.label {
         let text = word.to_str().ok_or_else(|| value("-l, --label", word)("it is not valid UTF-8".into()))?;
         let (name, content) = text.split_once('=').unwrap_or((text, ""));
@@ -103,6 +133,8 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
         }
         request.labels.push((name.to_owned(), content.to_owned()));
     }
+    limits::fill(&mut request, &typed.limits, &cwd, host)?;
+    request.network = network::networking(&typed.network)?;
     if let Some(text) = &typed.stop_signal {
         request.stop_signal = Some(signal::number(text).map_err(value("--stop-signal", text))?);
     }
@@ -110,6 +142,32 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
         let seconds =
             text.parse().map_err(|_| value("--stop-timeout", text)("it is a number of seconds".into()))?;
         request.stop_timeout = Some(seconds);
+    }
+    let pull = match typed.pull.as_deref() {
+        None | Some("missing") => Pull::Missing,
+        Some("always") => Pull::Always,
+        Some("never") => Pull::Never,
+        Some(other) => return Err(value("--pull", other)("it is always, missing or never".into())),
+    };
+    if typed.rootfs.is_some() && (typed.pull.is_some() || typed.platform.is_some()) {
+        let what = "--pull and --platform are about images, and --rootfs is none".into();
+        return Err(Error::Usage { what, verb: "run".into() });
+    }
+    let platform = match &typed.platform {
+        None => Platform::native(),
+        Some(text) => checked_platform(text)?,
+    };
+    if let Some(text) = &typed.restart {
+        request.restart = restart::policy(text).map_err(value("--restart", text))?;
+        if typed.rm && request.restart != Restart::No {
+            return Err(Error::Usage {
+                what: "--rm and --restart contradict each other: leave one of them out".into(),
+                verb: "run".into(),
+            });
+        }
+    }
+    for word in &typed.storage_opt {
+        request.disk = Some(restart::disk_size(word).map_err(value("--storage-opt", word))?);
     }
     let detach_keys = detach_keys(typed.detach_keys.as_deref(), 125)?;
     request.kernel = typed.kernel.map(|path| Text::from(volume::clean(&cwd.join(path))));
@@ -127,7 +185,12 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
     let cidfile = typed.cidfile.map(|path| volume::clean(&cwd.join(path)));
     Ok(Run {
         request,
+        volumes_from,
+        pull,
+        platform,
+        quiet: typed.quiet,
         timing: typed.timing,
+        trace: typed.trace.map(PathBuf::from),
         warm: !typed.no_warm,
         sig_proxy: typed.sig_proxy,
         detach_keys,
@@ -157,7 +220,7 @@ pub(super) fn variables(
     Ok(variables)
 }
 
-fn checked_name(name: &str) -> Result<String> {
+pub(crate) fn checked_name(name: &str) -> Result<String> {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
@@ -168,7 +231,7 @@ fn checked_name(name: &str) -> Result<String> {
     Err(value("--name", name)(why.into()))
 }
 
-fn checked_hostname(name: &str) -> Result<String> {
+pub(crate) fn checked_hostname(name: &str) -> Result<String> {
     let label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
@@ -196,7 +259,16 @@ pub(super) fn checked_user(user: &str) -> Result<Option<String>> {
     Ok(Some(user.to_owned()))
 }
 
-fn checked_memory(text: &str) -> Result<u64> {
+fn checked_platform(text: &str) -> Result<Platform> {
+    let fail = value("--platform", text);
+    let platform: Platform = text.parse().map_err(|error: servin_engine::Error| fail(error.to_string()))?;
+    match platform.runs_here() {
+        true => Ok(platform),
+        false => Err(fail(format!("guests of this host run {}", Platform::native()))),
+    }
+}
+
+pub(crate) fn checked_memory(text: &str) -> Result<u64> {
     let fail = value("-m, --memory", text);
     match size::bytes(text) {
         Ok(0) => Err(fail("a virtual machine has a size: give one, as 512m".into())),
@@ -206,7 +278,7 @@ fn checked_memory(text: &str) -> Result<u64> {
     }
 }
 
-fn checked_cpus(text: &str) -> Result<Cpus> {
+pub(crate) fn checked_cpus(text: &str) -> Result<Cpus> {
     let fail = value("--cpus", text);
     match size::nano(text) {
         Ok(nano) if nano < 10_000_000 => Err(fail("the least is 0.01".into())),
@@ -221,8 +293,9 @@ fn checked_cpus(text: &str) -> Result<Cpus> {
 fn refuse_twice(request: &Request) -> Result<()> {
     let mut seen = HashSet::new();
     let binds = request.binds.iter().map(|bind| ("-v, --volume", &bind.target));
+    let volumes = request.volumes.iter().map(|volume| ("-v, --volume", &volume.target));
     let tmpfs = request.tmpfs.iter().map(|tmpfs| ("--tmpfs", &tmpfs.target));
-    for (flag, target) in binds.chain(tmpfs) {
+    for (flag, target) in binds.chain(volumes).chain(tmpfs) {
         if !seen.insert(target) {
             let target = OsString::from_vec(target.0.clone());
             return Err(value(flag, &target)("something else is mounted there already".into()));

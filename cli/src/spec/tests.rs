@@ -166,14 +166,47 @@ fn volumes_are_host_and_container_paths() {
 }
 
 #[test]
+fn volumes_have_a_name_or_none() {
+    let volume = |words: &[&str]| {
+        let run = meant(words);
+        let volume = run.request.volumes[0].clone();
+        (volume.name, volume.target.to_string(), volume.read_only, volume.no_copy)
+    };
+    assert_eq!(volume(&["-v", "data:/b", "img"]), (Some("data".into()), "/b".into(), false, false));
+    assert_eq!(volume(&["-v", "my.data:/b/:ro", "img"]), (Some("my.data".into()), "/b".into(), true, false));
+    assert_eq!(volume(&["-v", "data:/b:nocopy", "img"]), (Some("data".into()), "/b".into(), false, true));
+    assert_eq!(volume(&["-v", "/b", "img"]), (None, "/b".into(), false, false));
+    assert_eq!(
+        volume(&["--mount", "src=data,dst=/b", "img"]),
+        (Some("data".into()), "/b".into(), false, false)
+    );
+    let text = refused(&["-v", "data:/x", "--mount", "type=tmpfs,target=/x", "img"]);
+    assert!(text.contains("something else is mounted there already"), "{text}");
+    let text = refused(&["--mount", "type=bind,target=/x", "img"]);
+    assert!(text.contains("--mount") && text.contains("source"), "{text}");
+}
+
+#[test]
+fn mounts_of_other_containers_are_asked_for_by_name() {
+    let run = meant(&["--volumes-from", "one", "--volumes-from=two:ro", "--volumes-from", "three:rw", "img"]);
+    let expected = [("one", None), ("two", Some(true)), ("three", Some(false))];
+    assert_eq!(run.volumes_from, expected.map(|(name, read_only)| (name.to_owned(), read_only)));
+    assert!(refused(&["--volumes-from", "one:z", "img"]).contains("it is ro or rw"));
+    assert!(refused(&["--volumes-from", ":ro", "img"]).contains("it is CONTAINER"));
+}
+
+#[test]
 fn volumes_that_cannot_be_done_are_refused() {
     for (word, why) in [
-        ("/data", "volumes without a name are not built yet"),
-        ("name:/data", "named volumes are not built yet"),
+        ("data", "must begin with /"),
+        ("a b:/data", "\"a b\" is no name of a volume"),
+        ("x:/data", "\"x\" is no name of a volume"),
+        ("/a:/b:nocopy", "the option \"nocopy\" is not supported"),
+        ("data:/b:cached", "the option \"cached\" is not supported"),
         ("/a:b", "must begin with /"),
         ("/a:/", "root cannot be mounted over"),
         ("/a:/..", "root cannot be mounted over"),
-        (":/b", "the host's path is empty"),
+        (":/b", "the host's path, or the volume's name, is empty"),
         ("/a:/b:z", "the option \"z\" is not supported"),
         ("/a:/b:ro:x", "it is HOST:CONTAINER"),
     ] {
@@ -261,4 +294,114 @@ fn labels_have_a_name_and_perhaps_a_value() {
     let expected = [("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())];
     assert_eq!(run.request.labels, expected);
     refused(&["-l", "=x", "img"]);
+}
+
+#[test]
+fn limits_and_privileges_are_read_as_docker_writes_them() {
+    let request = meant(&[
+        "--pids-limit",
+        "5",
+        "--shm-size",
+        "1m",
+        "--ulimit",
+        "nofile=10:20",
+        "--ulimit",
+        "nofile=30",
+        "--cap-add",
+        "net_admin",
+        "--cap-drop=ALL",
+        "--security-opt",
+        "no-new-privileges",
+        "--oom-score-adj",
+        "-5",
+        "--sysctl",
+        "net.core.somaxconn=1024",
+        "--group-add",
+        "audio",
+        "--add-host",
+        "db:10.0.0.1",
+        "--domainname",
+        "example.org",
+        "--init",
+        "--cpu-shares",
+        "512",
+        "--memory-reservation",
+        "64m",
+        "--log-opt",
+        "max-size=1k",
+        "--log-opt",
+        "max-file=3",
+        "img",
+    ])
+    .request;
+    let (limits, privileges) = (&request.limits, &request.privileges);
+    assert_eq!((limits.pids, limits.shm_size, limits.oom_score_adj), (Some(5), Some(1 << 20), Some(-5)));
+    assert_eq!(limits.ulimits.len(), 1, "the last one counts");
+    assert_eq!((limits.ulimits[0].soft, limits.ulimits[0].hard), (30, 30));
+    assert_eq!((privileges.cap_add[0].as_str(), privileges.cap_drop[0].as_str()), ("CAP_NET_ADMIN", "ALL"));
+    assert!(privileges.no_new_privileges && request.init);
+    assert_eq!((limits.cpu_shares, limits.memory_reservation), (Some(512), Some(64 << 20)));
+    assert_eq!(request.hosts, [("db".to_owned(), "10.0.0.1".to_owned())]);
+    assert_eq!((request.log.max_size, request.log.max_file), (Some(1024), Some(3)));
+}
+
+#[test]
+fn checks_are_read_with_their_times() {
+    let request = meant(&[
+        "--health-cmd",
+        "curl -f x",
+        "--health-interval=1m",
+        "--health-timeout",
+        "1.5s",
+        "--health-retries",
+        "2",
+        "--health-start-period",
+        "0",
+        "img",
+    ])
+    .request;
+    let health = request.health;
+    assert_eq!(health.command.as_deref(), Some("curl -f x"));
+    assert_eq!((health.interval, health.timeout), (Some(60_000_000_000), Some(1_500_000_000)));
+    assert_eq!((health.retries, health.start_period), (Some(2), Some(0)));
+}
+
+#[test]
+fn limits_that_mean_nothing_are_refused_with_their_flag() {
+    for (words, text) in [
+        (&["--pids-limit", "x"][..], "--pids-limit"),
+        (&["--ulimit", "files=1"], "\"files\" is none of"),
+        (&["--cap-add", "fly"], "--cap-add"),
+        (&["--security-opt", "seccomp=unconfined"], "no-new-privileges is the only"),
+        (&["--sysctl", "kernel.hostname=x"], "--hostname"),
+        (&["--sysctl", "../x=1"], "net.core.somaxconn"),
+        (&["--log-driver", "syslog"], "json-file, local or none"),
+        (&["--log-opt", "tag=x"], "\"tag\" is not known"),
+        (&["--log-driver", "none", "--log-opt", "max-file=2"], "--log-driver none"),
+        (&["--no-healthcheck", "--health-cmd", "x"], "exclude each other"),
+        (&["--health-interval", "5"], "no duration"),
+        (&["--memory-swap", "64m"], "less than the memory limit"),
+        (&["--memory-reservation", "2g"], "above the memory limit"),
+        (&["--oom-score-adj", "2000"], "-1000 to 1000"),
+    ] {
+        let said = refused(&[words, &["img"]].concat());
+        assert!(said.contains(text), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn when_and_which_image_is_pulled_is_said_by_flags() {
+    let native = servin_engine::image::Platform::native().to_string();
+    let run = meant(&["img"]);
+    assert_eq!((run.pull, run.platform.to_string(), run.quiet), (Pull::Missing, native.clone(), false));
+    let run = meant(&["--pull=always", "-q", "--platform", &native, "img"]);
+    assert_eq!((run.pull, run.quiet), (Pull::Always, true));
+    assert_eq!(meant(&["--pull", "never", "img"]).pull, Pull::Never);
+    assert!(refused(&["--pull", "sometimes", "img"]).contains("always, missing or never"));
+    assert!(refused(&["--platform", "linux/s390x", "img"]).contains(&native));
+    assert!(refused(&["--platform", "linux", "img"]).contains("--platform"));
+    for flag in [&["--pull", "always"][..], &["--platform", &native]] {
+        let words = [flag, &["--rootfs", "/x", "true"]].concat();
+        assert!(refused(&words).contains("--rootfs"), "{words:?}");
+    }
 }

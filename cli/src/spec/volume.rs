@@ -4,37 +4,96 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use servin_engine::container::{Bind, Text, Tmpfs};
+use servin_engine::container::{Bind, Consistency, Request, Text, Tmpfs};
+use servin_engine::volume::{VolumeMount, is_name};
 
 use super::size;
 
-/// `HOST:CONTAINER[:ro|rw]`; a relative HOST begins with a dot and counts from `cwd`.
-pub(crate) fn bind(word: &OsStr, cwd: &Path) -> Result<Bind, String> {
+/// What a flag mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mounted {
+    /// Of the host.
+    Bind(Bind),
+    /// A volume.
+    Volume(VolumeMount),
+    /// Memory.
+    Tmpfs(Tmpfs),
+}
+
+impl Mounted {
+    /// Adds it to what is asked for.
+    pub(crate) fn add_to(self, request: &mut Request) {
+        match self {
+            Mounted::Bind(bind) => request.binds.push(bind),
+            Mounted::Volume(volume) => request.volumes.push(volume),
+            Mounted::Tmpfs(tmpfs) => request.tmpfs.push(tmpfs),
+        }
+    }
+}
+
+/// `HOST:CONTAINER[:ro|rw|consistent|cached|delegated]`, where a relative HOST begins with a dot and counts from `cwd`; `NAME:CONTAINER[:ro|rw|nocopy]`
+/// for a volume, and CONTAINER alone for a new one without a name.
+pub(crate) fn volume(word: &OsStr, cwd: &Path) -> Result<Mounted, String> {
     let parts: Vec<&[u8]> = word.as_bytes().split(|byte| *byte == b':').collect();
     let (host, target, options) = match parts.as_slice() {
-        [_] => return Err("volumes without a name are not built yet: write HOST:CONTAINER".into()),
+        [target] => {
+            let target = target_path(target)?;
+            return Ok(Mounted::Volume(VolumeMount { name: None, target, read_only: false, no_copy: false }));
+        }
         [host, target] => (*host, *target, &b""[..]),
         [host, target, options] => (*host, *target, *options),
-        _ => return Err("it is HOST:CONTAINER or HOST:CONTAINER:ro".into()),
+        _ => {
+            return Err("it is HOST:CONTAINER, NAME:CONTAINER or CONTAINER, with :ro behind it or not".into());
+        }
     };
-    let mut read_only = false;
+    let is_path = host.starts_with(b".") || host.contains(&b'/');
+    let (mut read_only, mut no_copy, mut consistency) = (false, false, Consistency::default());
     for option in options.split(|byte| *byte == b',').filter(|option| !option.is_empty()) {
         match option {
             b"ro" => read_only = true,
             b"rw" => read_only = false,
+            b"nocopy" if !is_path => no_copy = true,
+            b"consistent" if is_path => consistency = Consistency::Consistent,
+            b"cached" if is_path => consistency = Consistency::Cached,
+            b"delegated" if is_path => consistency = Consistency::Delegated,
             other => {
                 return Err(format!("the option \"{}\" is not supported", String::from_utf8_lossy(other)));
             }
         }
     }
     if host.is_empty() {
-        return Err("the host's path is empty".into());
+        return Err("the host's path, or the volume's name, is empty".into());
     }
-    if !host.starts_with(b"/") && !host.starts_with(b".") && !host.contains(&b'/') {
-        return Err("named volumes are not built yet: a path of the host begins with / or ./".into());
+    let target = target_path(target)?;
+    if !is_path {
+        let name = Some(volume_name(host)?);
+        return Ok(Mounted::Volume(VolumeMount { name, target, read_only, no_copy }));
     }
-    let host = clean(&cwd.join(OsStr::from_bytes(host)));
-    Ok(Bind { host: Text::from(host), target: target_path(target)?, read_only })
+    let host = Text::from(clean(&cwd.join(OsStr::from_bytes(host))));
+    Ok(Mounted::Bind(Bind { host, target, read_only, must_exist: false, consistency }))
+}
+
+/// `CONTAINER[:ro|rw]`: whose mounts, and whether they are read-only.
+pub(super) fn from(word: &OsStr) -> Result<(String, Option<bool>), String> {
+    let text = word.to_str().ok_or("it is not valid UTF-8")?;
+    match text.split_once(':').unwrap_or((text, "")) {
+        ("", _) => Err("it is CONTAINER, with :ro behind it or not".into()),
+        (container, "") => Ok((container.to_owned(), None)),
+        (container, "ro") => Ok((container.to_owned(), Some(true))),
+        (container, "rw") => Ok((container.to_owned(), Some(false))),
+        (_, option) => Err(format!("the option \"{option}\" is not supported: it is ro or rw")),
+    }
+}
+
+/// The name of a volume.
+pub(super) fn volume_name(name: &[u8]) -> Result<String, String> {
+    let name = String::from_utf8_lossy(name).into_owned();
+    if is_name(&name) {
+        return Ok(name);
+    }
+    Err(format!(
+        "\"{name}\" is no name of a volume (2 to 128 letters, digits, _ . or -), and a path of the host begins with / or ./"
+    ))
 }
 
 /// `DIR[:OPTIONS]`, the options as mount(8) knows them.
@@ -79,7 +138,7 @@ pub(crate) fn tmpfs(word: &OsStr) -> Result<Tmpfs, String> {
 }
 
 /// An absolute path in the container that is not its root.
-fn target_path(target: &[u8]) -> Result<Text, String> {
+pub(super) fn target_path(target: &[u8]) -> Result<Text, String> {
     if !target.starts_with(b"/") {
         return Err("the container's path must begin with /".into());
     }

@@ -76,3 +76,18 @@ fn answer(stream: &mut UnixStream, ask: &Ask) -> io::Result<Option<Tell>> {
         }
     }
 }
+
+/// Asks for something that is done or is not.
+///
+/// # Errors
+/// Why it is not.
+pub(crate) fn done(store: &Store, record: &Record, question: &Ask) -> Result<()> {
+    match ask(store, record, question)? {
+        Some(Tell::Done) => Ok(()),
+        Some(Tell::Failed(mut failure)) => {
+            failure.code = 1;
+            Err(Error::Monitor(failure))
+        }
+        _ => Err(servin_engine::Error::NotRunning { name: record.name.clone() }.into()),
+    }
+}

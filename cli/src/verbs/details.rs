@@ -1,75 +1,50 @@
-//! A container with docker's field names.
+//! A container with docker's field names. What docker has and servin has not is there with the value that says so.
 
-use serde_json::{Value, json};
-use servin_engine::container::{Config, RootSource, Text};
-use servin_engine::store::{Record, State, Store};
+use serde_json::{Map, Value, json};
+use servin_engine::container::{
+    Config, Health, Plan, Privileges, Request, RootSource, Text, machine_memory, short, signal,
+};
+use servin_engine::image::Images;
+use servin_engine::network::{Mode, Networking};
+use servin_engine::store::{Record, State, Store, disk_usage};
 use servin_engine::time::rfc3339;
+use servin_engine::volume::Volumes;
 
 use super::containers::config;
+use super::port;
 use crate::error::Result;
 
-/// Everything that is known of a container.
-pub(crate) fn container(store: &Store, record: &Record) -> Result<Value> {
+/// Everything that is known of a container; with what it takes on disk if that is asked for.
+pub(crate) fn container(store: &Store, record: &Record, with_size: bool) -> Result<Value> {
     let Config { request, plan } = config(record)?;
-    let time = |at: Option<i64>| at.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), rfc3339);
+    let dir = store.container_dir(&record.id);
     let texts = |list: &[Text]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let image = match &request.root {
-        RootSource::Image(name) => name.clone(),
-        RootSource::Directory(dir) => dir.to_string(),
-    };
-    let mounts: Vec<Value> = request
-        .binds
-        .iter()
-        .map(|bind| {
-            json!({
-                "Type": "bind", "Source": bind.host.to_string(), "Destination": bind.target.to_string(),
-                "Mode": if bind.read_only { "ro" } else { "" }, "RW": !bind.read_only,
-            })
-        })
-        .collect();
-    let binds: Vec<String> = request
-        .binds
-        .iter()
-        .map(|bind| format!("{}:{}{}", bind.host, bind.target, if bind.read_only { ":ro" } else { "" }))
-        .collect();
-    let labels: serde_json::Map<String, Value> =
-        plan.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
     let running = matches!(record.state, State::Running | State::Paused);
-    Ok(json!({
+    let health = plan.health.as_ref().and_then(|_| Health::read(&dir));
+    let mut out = json!({
         "Id": record.id,
         "Created": rfc3339(record.created_ns),
         "Path": plan.argv.first().map(ToString::to_string),
         "Args": texts(plan.argv.get(1..).unwrap_or_default()),
-        "State": {
-            "Status": record.state.as_str(),
-            "Running": running,
-            "Paused": record.state == State::Paused,
-            "Restarting": false,
-            "OOMKilled": record.oom,
-            "Dead": false,
-            "Pid": record.pid.unwrap_or(0),
-            "ExitCode": record.exit_code.unwrap_or(0),
-            "Error": record.error,
-            "StartedAt": time(record.started_ns),
-            "FinishedAt": time(record.finished_ns),
-        },
-        "Image": record.image.map(|id| id.to_string()),
-        "LogPath": store.container_dir(&record.id).join("log").display().to_string(),
+        "State": state(record, health.as_ref()),
+        "Image": record.image.map(|id| id.to_string()).unwrap_or_default(),
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": if request.log.is_none() { String::new() } else { dir.join("log").display().to_string() },
         "Name": format!("/{}", record.name),
-        "RestartCount": 0,
+        "RestartCount": record.restarts,
+        "Driver": "erofs",
         "Platform": "linux",
-        "HostConfig": {
-            "Binds": binds,
-            "AutoRemove": request.remove,
-            "Memory": request.memory,
-            "NanoCpus": request.cpus.nano,
-            "NetworkMode": "none",
-            "ReadonlyRootfs": request.read_only,
-            "Tmpfs": request.tmpfs.iter().map(|tmpfs| tmpfs.target.to_string()).collect::<Vec<_>>(),
-        },
-        "Mounts": mounts,
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": host_config(&request, &plan),
+        "Mounts": mounts(&request, volumes(store, record)?),
         "Config": {
             "Hostname": plan.hostname,
+            "Domainname": request.domainname.clone().unwrap_or_default(),
             "User": plan.user,
             "AttachStdin": request.stdin && !request.detach,
             "AttachStdout": !request.detach,
@@ -78,12 +53,230 @@ pub(crate) fn container(store: &Store, record: &Record) -> Result<Value> {
             "OpenStdin": request.stdin,
             "StdinOnce": request.stdin && !request.detach,
             "Env": texts(&plan.env),
-            "Cmd": texts(&request.args),
-            "Image": image,
+            "Cmd": if request.args.is_empty() { Value::Null } else { texts(&request.args).into() },
+            "Healthcheck": plan.health.as_ref().map(|check| check.describe()),
+            "Image": image(&request),
+            "Volumes": null,
             "WorkingDir": plan.cwd.to_string(),
-            "Labels": labels,
-            "StopSignal": plan.stop_signal.to_string(),
+            "Entrypoint": request.entrypoint.as_ref().map(|program| vec![program.to_string()]),
+            "OnBuild": null,
+            "Labels": object(&plan.labels),
+            "StopSignal": signal::name(plan.stop_signal),
             "StopTimeout": plan.stop_timeout,
         },
-    }))
+    });
+    if let Some(object) = out.as_object_mut() {
+        let exposed: Map<String, Value> = plan.exposed.iter().map(|port| (port.clone(), json!({}))).collect();
+        if let Some(config) = object.get_mut("Config") {
+            extend(config, json!({ "ExposedPorts": exposed }));
+        }
+        object.insert("NetworkSettings".into(), network_settings(record, &request.network, &plan, running));
+        object.insert("GraphDriver".into(), json!({ "Name": "erofs", "Data": null }));
+        if with_size {
+            let own = disk_usage(&dir);
+            let image = record.image.map(|id| Images::new(store).find(&id.to_string())).transpose()?;
+            object.insert("SizeRw".into(), own.into());
+            object.insert("SizeRootFs".into(), (own + image.map_or(0, |image| image.size)).into());
+        }
+    }
+    Ok(out)
+}
+
+fn state(record: &Record, health: Option<&Health>) -> Value {
+    let time = |at: Option<i64>| at.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), rfc3339);
+    let running = matches!(record.state, State::Running | State::Paused | State::Restarting);
+    let mut state = json!({
+        "Status": record.state.as_str(),
+        "Running": running,
+        "Paused": record.state == State::Paused,
+        "Restarting": record.state == State::Restarting,
+        "OOMKilled": record.oom,
+        "Dead": false,
+        "Pid": record.pid.unwrap_or(0),
+        "ExitCode": record.exit_code.unwrap_or(0),
+        "Error": record.error,
+        "StartedAt": time(record.started_ns),
+        "FinishedAt": time(record.finished_ns),
+    });
+    // As with docker, the field is there only where something is checked.
+    if let (Some(health), Some(object)) = (health, state.as_object_mut()) {
+        object.insert("Health".into(), serde_json::to_value(health).unwrap_or_default());
+    }
+    state
+}
+
+fn image(request: &Request) -> String {
+    match &request.root {
+        RootSource::Image(name) => name.clone(),
+        RootSource::Directory(dir) => dir.to_string(),
+    }
+}
+
+fn object(pairs: &[(String, String)]) -> Map<String, Value> {
+    pairs.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()
+}
+
+fn volumes(store: &Store, record: &Record) -> Result<Vec<Value>> {
+    let volumes = Volumes::new(store);
+    let show = |used: servin_engine::volume::Use| {
+        json!({
+            "Type": "volume", "Name": used.volume, "Source": volumes.path(&used.volume).display().to_string(),
+            "Destination": used.target.to_string(), "Driver": "local",
+            "Mode": if used.read_only { "ro" } else { "" }, "RW": !used.read_only, "Propagation": "",
+        })
+    };
+    Ok(volumes.of(&record.id)?.into_iter().map(show).collect())
+}
+
+fn mounts(request: &Request, volumes: Vec<Value>) -> Vec<Value> {
+    let binds = request.binds.iter().map(|bind| {
+        json!({
+            "Type": "bind", "Source": bind.host.to_string(), "Destination": bind.target.to_string(),
+            "Mode": if bind.read_only { "ro" } else { "" }, "RW": !bind.read_only, "Propagation": "rprivate",
+        })
+    });
+    let tmpfs = request.tmpfs.iter().map(|tmpfs| {
+        json!({
+            "Type": "tmpfs", "Source": "", "Destination": tmpfs.target.to_string(), "Mode": "",
+            "RW": !tmpfs.read_only, "Propagation": "",
+        })
+    });
+    binds.chain(volumes).chain(tmpfs).collect()
+}
+
+fn host_config(request: &Request, plan: &Plan) -> Value {
+    let limits = &request.limits;
+    let Privileges { cap_add, cap_drop, privileged, no_new_privileges, groups } = &request.privileges;
+    let list = |words: &[String]| if words.is_empty() { Value::Null } else { words.into() };
+    let binds: Vec<String> = request
+        .binds
+        .iter()
+        .map(|bind| format!("{}:{}{}", bind.host, bind.target, if bind.read_only { ":ro" } else { "" }))
+        .collect();
+    let hosts: Vec<String> =
+        request.hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
+    // As docker shows them, no limit is -1.
+    let number = |value: u64| i64::try_from(value).unwrap_or(-1);
+    let ulimits: Vec<Value> = limits
+        .ulimits
+        .iter()
+        .map(|limit| json!({ "Name": limit.name, "Soft": number(limit.soft), "Hard": number(limit.hard) }))
+        .collect();
+    let mut options = Map::new();
+    if let Some(size) = request.log.max_size {
+        options.insert("max-size".into(), size.to_string().into());
+    }
+    if let Some(files) = request.log.max_file {
+        options.insert("max-file".into(), files.to_string().into());
+    }
+    let security = if *no_new_privileges { vec!["no-new-privileges".to_owned()] } else { Vec::new() };
+    let mut config = json!({
+        "Binds": if binds.is_empty() { Value::Null } else { binds.into() },
+        "ContainerIDFile": "",
+        "LogConfig": { "Type": request.log.driver, "Config": options },
+        "NetworkMode": request.network.mode.name(),
+        "PortBindings": port::map(&plan.ports, &published(plan)),
+        "RestartPolicy": { "Name": request.restart.name().0, "MaximumRetryCount": request.restart.name().1 },
+        "StorageOpt": request.disk.map(|size| json!({ "size": size.to_string() })),
+        "AutoRemove": request.remove,
+        "VolumeDriver": "",
+        "VolumesFrom": null,
+        "CapAdd": list(cap_add),
+        "CapDrop": list(cap_drop),
+        "ExtraHosts": list(&hosts),
+        "GroupAdd": list(groups),
+        "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
+        "Privileged": privileged,
+        "ReadonlyRootfs": request.read_only,
+        "SecurityOpt": list(&security),
+        "Tmpfs": request.tmpfs.iter().map(|tmpfs| (tmpfs.target.to_string(), "".into())).collect::<Map<_, _>>(),
+        "ShmSize": limits.shm_size.unwrap_or(64 << 20),
+        "Sysctls": if limits.sysctls.is_empty() { Value::Null } else { object(&limits.sysctls).into() },
+        "Runtime": "servin",
+        "Isolation": "",
+        "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "Memory": request.memory,
+        "NanoCpus": request.cpus.nano,
+        "MemoryReservation": limits.memory_reservation.unwrap_or(0),
+        "MemorySwap": limits.memory_swap.unwrap_or(0),
+        "OomKillDisable": false,
+        "Init": request.init,
+        "PidsLimit": limits.pids,
+        "Ulimits": if ulimits.is_empty() { Value::Null } else { ulimits.into() },
+        // Not docker's: what the machine has.
+        "MachineMemory": machine_memory(request.memory),
+        "MachineCpus": request.cpus.count(),
+    });
+    let network = &request.network;
+    extend(
+        &mut config,
+        json!({
+            "PublishAllPorts": network.publish_all, "Dns": network.dns, "DnsSearch": network.dns_search,
+            "DnsOptions": network.dns_options,
+        }),
+    );
+    config
+}
+
+/// The container's ports that are published.
+fn published(plan: &Plan) -> Vec<String> {
+    let mut ports: Vec<String> =
+        plan.ports.iter().map(|one| format!("{}/{}", one.guest, one.protocol)).collect();
+    ports.dedup();
+    ports
+}
+
+/// The network as docker describes it; empty for a container that does not run.
+fn network_settings(container: &Record, networking: &Networking, plan: &Plan, running: bool) -> Value {
+    let place = networking.place.as_ref();
+    let name = match &networking.mode {
+        Mode::Own => "bridge",
+        Mode::None => "none",
+        Mode::Shared(name) => name.as_str(),
+        Mode::Socket(_) => "socket",
+    };
+    // What docker tells of a network that was made.
+    let of_place = |mut about: Value| {
+        if let Some(place) = place {
+            let asked = networking.address.map(|address| json!({ "IPv4Address": address }));
+            let own = [container.name.clone(), short(&container.id)];
+            let names: Vec<&String> = own.iter().chain(&place.aliases).collect();
+            extend(
+                &mut about,
+                json!({ "NetworkID": place.id, "IPAMConfig": asked, "Aliases": place.aliases, "DNSNames": names }),
+            );
+        }
+        json!({ name: about })
+    };
+    if !running || !networking.has_card() {
+        let networks = match networking.mode {
+            Mode::Own => json!({}),
+            _ => of_place(json!({ "IPAddress": "", "Gateway": "", "MacAddress": "" })),
+        };
+        return json!({ "Ports": {}, "IPAddress": "", "Gateway": "", "MacAddress": "", "Networks": networks });
+    }
+    let network = networking.network();
+    let (v4, v6) = (|ip: [u8; 4]| std::net::Ipv4Addr::from(ip), |ip: [u8; 16]| std::net::Ipv6Addr::from(ip));
+    let own = json!({
+        "IPAddress": v4(network.address),
+        "IPPrefixLen": network.prefix,
+        "Gateway": v4(network.gateway),
+        "GlobalIPv6Address": v6(network.address6),
+        "GlobalIPv6PrefixLen": 64,
+        "IPv6Gateway": v6(network.gateway6),
+        "MacAddress": networking.mac().to_string(),
+    });
+    let mut settings = own.clone();
+    if let Some(settings) = settings.as_object_mut() {
+        settings.insert("Ports".into(), port::map(&plan.ports, &plan.exposed));
+        settings.insert("Networks".into(), of_place(own));
+    }
+    settings
+}
+
+/// Adds the fields of another object.
+fn extend(object: &mut Value, more: Value) {
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
 }

@@ -1,6 +1,5 @@
 //! `servin doctor`: what the host offers, and what to do where something is missing.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -10,30 +9,8 @@ use servin_engine::store;
 
 use crate::args::Global;
 use crate::error::Result;
+use crate::finding::{Finding, render};
 use crate::output;
-
-/// One line of the answer.
-struct Finding {
-    topic: &'static str,
-    fine: bool,
-    text: String,
-    todo: Option<String>,
-}
-
-impl Finding {
-    fn good(topic: &'static str, text: impl Into<String>) -> Self {
-        Finding { topic, fine: true, text: text.into(), todo: None }
-    }
-
-    fn bad(topic: &'static str, text: impl Into<String>, todo: impl Into<String>) -> Self {
-        Finding { topic, fine: false, text: text.into(), todo: Some(todo.into()) }
-    }
-
-    fn and(mut self, todo: impl Into<String>) -> Self {
-        self.todo = Some(todo.into());
-        self
-    }
-}
 
 /// Prints the findings; 1 if one of them keeps containers from running.
 pub(crate) fn run(global: &Global) -> Result<u8> {
@@ -174,20 +151,6 @@ fn data_root(global: &Global) -> Finding {
         0..64 => Finding::bad(topic, text, "free some space, or name another: --data-root DIR"),
         _ => Finding::good(topic, text),
     }
-}
-
-fn render(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    for finding in findings {
-        let mark = if finding.fine { "ok  " } else { "FAIL" };
-        let _ = writeln!(text, "{mark}  {:<11} {}", finding.topic, finding.text.replace('\n', " "));
-        if let Some(todo) = &finding.todo {
-            let _ = writeln!(text, "      {:<11} -> {todo}", "");
-        }
-    }
-    let able = findings.iter().all(|finding| finding.fine);
-    text.push_str(if able { "Containers can run here.\n" } else { "Containers cannot run here yet.\n" });
-    text
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(crate) fn exec(global: &Global, typed: args::Exec) -> Result<u8> {
         user: checked.user,
         terminal: checked.tty.then(|| terminal::size().unwrap_or(terminal::UNKNOWN)),
         stdin: watch.stdin,
+        privileged: checked.privileged,
     };
     watch_container(&store, &checked.container, watch, &Ask::Exec(Box::new(request)))
 }
@@ -49,6 +50,15 @@ pub(crate) fn attach(global: &Global, typed: &args::Attach) -> Result<u8> {
     };
     let stdin = watch.stdin;
     watch_container(&store, &name, watch, &Ask::Attach { stdin })
+}
+
+/// Watches a container that runs already.
+pub(super) fn attach_to(store: &Store, name: &str, watch: Watch) -> Result<u8> {
+    let record = store.containers().find(name)?;
+    let request = config(&record)?.request;
+    let watch = Watch { stdin: watch.stdin && request.stdin, terminal: request.terminal, ..watch };
+    let stdin = watch.stdin;
+    watch_container(store, name, watch, &Ask::Attach { stdin })
 }
 
 fn watch_container(store: &Store, name: &str, watch: Watch, first: &Ask) -> Result<u8> {

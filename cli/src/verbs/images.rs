@@ -6,7 +6,8 @@ use servin_engine::store::now_ns;
 use servin_engine::time::{parse_rfc3339, rfc3339};
 
 use crate::args::{Global, List};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::filter::Filters;
 use crate::listing::Format;
 use crate::{human, output};
 
@@ -17,28 +18,29 @@ pub(crate) fn run(global: &Global, typed: &List) -> Result<u8> {
     let format = Format::new(typed.format.as_deref(), typed.quiet, "images")?;
     let store = super::store(global)?;
     let images = Images::new(&store);
-    let filters = typed.filter.iter().map(|text| Filter::new(text, &images)).collect::<Result<Vec<_>>>()?;
+    let filters = Filters::new(&typed.filter, FILTERS)?;
+    let conditions = Conditions::new(&filters, &images)?;
     let mut list = images.list()?;
     list.sort_by_key(|image| std::cmp::Reverse((created(image), image.id)));
     let mut rows = Vec::new();
     for image in &list {
         let names = images.names(&image.id)?;
-        if !filters.iter().all(|filter| filter.takes_image(image, &names)) {
+        if !conditions.takes(image, &names) {
             continue;
         }
         let is_wanted = |name: &&Reference| {
             typed.name.as_deref().is_none_or(|pattern| fits(pattern, name))
-                && filters.iter().all(|filter| filter.takes_name(name))
+                && filters.any("reference", |pattern| fits(pattern, name))
         };
         let mut shown: Vec<Option<&Reference>> = names.iter().filter(is_wanted).map(Some).collect();
-        let by_name =
-            typed.name.is_some() || filters.iter().any(|filter| matches!(filter, Filter::Reference(_)));
+        let by_name = typed.name.is_some() || filters.has("reference");
         if names.is_empty() && !by_name {
             shown.push(None);
         }
         // One id is one line with -q, however many names it has.
         shown.truncate(if typed.quiet { 1 } else { usize::MAX });
-        rows.extend(shown.into_iter().map(|name| row(image, name, typed.no_trunc)));
+        let digests = images.repo_digests(image)?;
+        rows.extend(shown.into_iter().map(|name| row(image, name, &digests, typed.no_trunc)));
     }
     let mut columns = vec![("REPOSITORY", "Repository"), ("TAG", "Tag")];
     if typed.digests {
@@ -53,7 +55,10 @@ fn created(image: &Image) -> i64 {
     parse_rfc3339(&image.config.created).unwrap_or(i64::MIN)
 }
 
-fn row(image: &Image, name: Option<&Reference>, no_trunc: bool) -> Value {
+fn row(image: &Image, name: Option<&Reference>, digests: &[Reference], no_trunc: bool) -> Value {
+    // The digest that pulls it again; of an image that was never at a registry, that of its manifest.
+    let pulled = digests.iter().find(|digest| name.is_some_and(|name| name.name() == digest.name()));
+    let digest = pulled.and_then(Reference::digest).unwrap_or(image.manifest);
     let size = human::size(image.size);
     // Reproducible builds say 1970, which means nothing.
     let (at, since) = match parse_rfc3339(&image.config.created).filter(|ns| *ns > 0) {
@@ -64,7 +69,7 @@ fn row(image: &Image, name: Option<&Reference>, no_trunc: bool) -> Value {
         "ID": if no_trunc { image.id.to_string() } else { image.id.short() },
         "Repository": name.map_or_else(|| NONE.into(), Reference::familiar_name),
         "Tag": name.and_then(Reference::tag).unwrap_or(NONE),
-        "Digest": image.manifest.to_string(),
+        "Digest": digest.to_string(),
         "CreatedAt": at,
         "CreatedSince": since,
         "Size": size,
@@ -75,58 +80,38 @@ fn row(image: &Image, name: Option<&Reference>, no_trunc: bool) -> Value {
     })
 }
 
-/// A condition of `--filter`.
+/// Keys of `--filter`.
+const FILTERS: &[&str] = &["dangling", "reference", "label", "label!", "before", "since"];
+
+/// What `--filter` says of images; names are another matter.
 #[derive(Debug)]
-enum Filter {
-    Dangling(bool),
-    Reference(String),
-    Label(String, Option<String>),
-    /// Created before this time.
-    Before(i64),
-    /// Created after this time.
-    Since(i64),
+struct Conditions<'a> {
+    filters: &'a Filters,
+    dangling: Option<bool>,
+    /// Made before one of these times.
+    before: Vec<i64>,
+    /// Made after one of these times.
+    since: Vec<i64>,
 }
 
-impl Filter {
-    fn new(text: &str, images: &Images<'_>) -> Result<Self> {
-        let bad =
-            |why: &str| Error::Value { flag: "-f, --filter", value: text.into(), why: why.into(), code: 1 };
-        let (key, value) = text.split_once('=').ok_or_else(|| bad("it looks like KEY=VALUE"))?;
-        Ok(match key {
-            "dangling" => match value {
-                "true" | "1" => Filter::Dangling(true),
-                "false" | "0" => Filter::Dangling(false),
-                _ => return Err(bad("dangling is true or false")),
-            },
-            "reference" => Filter::Reference(value.into()),
-            "label" => match value.split_once('=') {
-                Some((name, value)) => Filter::Label(name.into(), Some(value.into())),
-                None => Filter::Label(value.into(), None),
-            },
-            "before" => Filter::Before(created(&images.find(value)?)),
-            "since" => Filter::Since(created(&images.find(value)?)),
-            _ => return Err(bad("known are dangling, reference, label, before and since")),
+impl<'a> Conditions<'a> {
+    fn new(filters: &'a Filters, images: &Images<'_>) -> Result<Self> {
+        let times =
+            |key| filters.values(key).map(|name| Ok(created(&images.find(name)?))).collect::<Result<_>>();
+        Ok(Conditions {
+            filters,
+            dangling: filters.switch("dangling")?,
+            before: times("before")?,
+            since: times("since")?,
         })
     }
 
-    fn takes_image(&self, image: &Image, names: &[Reference]) -> bool {
-        match self {
-            Filter::Dangling(dangling) => names.is_empty() == *dangling,
-            Filter::Label(name, value) => {
-                let found = image.config.process.labels.get(name);
-                found.is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
-            }
-            Filter::Before(time) => created(image) < *time,
-            Filter::Since(time) => created(image) > *time,
-            Filter::Reference(_) => true,
-        }
-    }
-
-    fn takes_name(&self, name: &Reference) -> bool {
-        match self {
-            Filter::Reference(pattern) => fits(pattern, name),
-            _ => true,
-        }
+    fn takes(&self, image: &Image, names: &[Reference]) -> bool {
+        let labels = &image.config.process.labels;
+        self.dangling.is_none_or(|dangling| names.is_empty() == dangling)
+            && self.filters.labels(|name| labels.get(name).map(String::as_str))
+            && self.before.iter().all(|time| created(image) < *time)
+            && self.since.iter().all(|time| created(image) > *time)
     }
 }
 

@@ -12,14 +12,7 @@ const SIGKILL: u8 = 9;
 
 /// Sends a signal to each container and prints its name.
 pub(crate) fn run(global: &Global, typed: Option<&str>, names: &[String]) -> Result<u8> {
-    let signal = typed.map_or(Ok(SIGKILL), |text| {
-        signal::number(text).map_err(|why| Error::Value {
-            flag: "-s, --signal",
-            value: text.to_owned(),
-            why,
-            code: 1,
-        })
-    })?;
+    let signal = typed.map_or(Ok(SIGKILL), number)?;
     let store = open(global)?;
     each(names, |name| {
         let record = store.containers().find(name)?;
@@ -30,5 +23,15 @@ pub(crate) fn run(global: &Global, typed: Option<&str>, names: &[String]) -> Res
             _ => {}
         }
         Ok(name.to_owned())
+    })
+}
+
+/// The number of a typed signal.
+pub(super) fn number(text: &str) -> Result<u8> {
+    signal::number(text).map_err(|why| Error::Value {
+        flag: "-s, --signal",
+        value: text.to_owned(),
+        why,
+        code: 1,
     })
 }

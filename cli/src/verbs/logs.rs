@@ -1,8 +1,6 @@
 //! `servin logs`.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -10,11 +8,13 @@ use rustix::fs::inotify;
 use servin_engine::container::is_living;
 use servin_engine::monitor::log::{Entry, Reader};
 use servin_engine::monitor::wire::Output;
+use servin_engine::store::now_ns;
 use servin_engine::time::rfc3339;
 
-use super::containers::open;
+use super::containers::{config, open};
 use crate::args::{Global, Logs};
 use crate::error::{Error, Result};
+use crate::spec::moment::moment;
 
 /// Prints a container's log, to the streams that its program wrote to.
 pub(crate) fn run(global: &Global, typed: &Logs) -> Result<u8> {
@@ -27,17 +27,31 @@ pub(crate) fn run(global: &Global, typed: &Logs) -> Result<u8> {
             code: 1,
         })?),
     };
+    let at = |flag: &'static str, text: Option<&str>| {
+        let bad = |why| Error::Value { flag, value: text.unwrap_or_default().to_owned(), why, code: 1 };
+        text.map(|text| moment(text, now_ns())).transpose().map_err(bad)
+    };
+    let span = Span {
+        since: at("--since", typed.since.as_deref())?.unwrap_or(i64::MIN),
+        until: at("--until", typed.until.as_deref())?.unwrap_or(i64::MAX),
+    };
     let store = open(global)?;
     let record = store.containers().find(&typed.name)?;
+    if config(&record)?.request.log.is_none() {
+        let what =
+            format!("no log is kept of container {}: it was started with --log-driver none", record.name);
+        return Err(Error::Usage { what, verb: "logs".into() });
+    }
     let dir = store.container_dir(&record.id);
     let fail =
         |source| Error::Host { what: format!("read the log of container {}", record.name), source, code: 1 };
     let skip = match tail {
-        Some(lines) => count_lines(&dir).map_err(fail)?.saturating_sub(lines),
+        Some(lines) => count_lines(&dir, span).map_err(fail)?.saturating_sub(lines),
         None => 0,
     };
     let mut printer = Printer { timestamps: typed.timestamps, skip, fresh: [true, true] };
-    let printed = follow(&dir, &mut printer, || typed.follow && is_living(&store, &record.id));
+    let goes_on = || typed.follow && now_ns() <= span.until && is_living(&store, &record.id);
+    let printed = follow(&dir, span, &mut printer, goes_on);
     match printed {
         // The reader had enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
@@ -45,33 +59,33 @@ pub(crate) fn run(global: &Global, typed: &Logs) -> Result<u8> {
     }
 }
 
-/// Prints both files of a log, then what is added to it for as long as `goes_on` says.
-fn follow(dir: &Path, printer: &mut Printer, goes_on: impl Fn() -> bool) -> io::Result<()> {
-    if let Some(old) = open_log(&dir.join("log.1"))? {
-        let mut reader = Reader::new(old);
-        while let Some(entry) = reader.next_entry()? {
-            printer.print(&entry)?;
-        }
+/// What is shown, in nanoseconds since 1970.
+#[derive(Clone, Copy)]
+struct Span {
+    since: i64,
+    until: i64,
+}
+
+impl Span {
+    fn holds(self, entry: &Entry) -> bool {
+        let time = i64::try_from(entry.time_ns).unwrap_or(i64::MAX);
+        (self.since..=self.until).contains(&time)
     }
-    let path = dir.join("log");
-    let Some(mut file) = open_log(&path)? else { return Ok(()) };
+}
+
+/// Prints the log, then what is added to it for as long as `goes_on` says.
+fn follow(dir: &Path, span: Span, printer: &mut Printer, goes_on: impl Fn() -> bool) -> io::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE_SELF;
     inotify::add_watch(&watch, dir, flags)?;
-    let mut reader = Reader::new(file.try_clone()?);
+    let mut reader = Reader::open(dir)?;
     loop {
         // Asked before the reading: what was written before the end is then read after it.
         let more = goes_on();
         while let Some(entry) = reader.next_entry()? {
-            printer.print(&entry)?;
-        }
-        // A new file was begun; the old one is finished.
-        if let Some(next) = open_log(&path)?
-            && next.metadata()?.ino() != file.metadata()?.ino()
-        {
-            file = next;
-            reader = Reader::new(file.try_clone()?);
-            continue;
+            if span.holds(&entry) {
+                printer.print(&entry)?;
+            }
         }
         if !more {
             return io::stdout().flush();
@@ -85,21 +99,12 @@ fn follow(dir: &Path, printer: &mut Printer, goes_on: impl Fn() -> bool) -> io::
     }
 }
 
-fn open_log(path: &Path) -> io::Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Lines in the log so far; an unfinished one counts.
-fn count_lines(dir: &Path) -> io::Result<usize> {
+fn count_lines(dir: &Path, span: Span) -> io::Result<usize> {
     let mut counter = Lines { count: 0, open: [false, false] };
-    for name in ["log.1", "log"] {
-        let Some(file) = open_log(&dir.join(name))? else { continue };
-        let mut reader = Reader::new(file);
-        while let Some(entry) = reader.next_entry()? {
+    let mut reader = Reader::open(dir)?;
+    while let Some(entry) = reader.next_entry()? {
+        if span.holds(&entry) {
             counter.add(&entry);
         }
     }

@@ -9,7 +9,7 @@ use crate::args::Global;
 use crate::error::Result;
 
 /// Removes each container and prints its name.
-pub(crate) fn run(global: &Global, force: bool, names: &[String]) -> Result<u8> {
+pub(crate) fn run(global: &Global, force: bool, volumes: bool, names: &[String]) -> Result<u8> {
     let store = open(global)?;
     each(names, |name| {
         let record = store.containers().find(name)?;
@@ -18,7 +18,7 @@ pub(crate) fn run(global: &Global, force: bool, names: &[String]) -> Result<u8> 
         }
         // Its own end may have removed it (--rm).
         if let Some(record) = store.containers().get(&record.id)? {
-            remove(&store, &record)?;
+            remove(&store, &record, volumes)?;
         }
         Ok(name.to_owned())
     })

@@ -6,8 +6,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use servin_engine::monitor::Launch;
-use servin_engine::monitor::wire::Clocks;
+use servin_engine::container::RootSource;
+use servin_engine::monitor::wire::{Clocks, Failure};
+use servin_engine::monitor::{Launch, What};
+use servin_engine::volume::Volumes;
 
 use crate::args::{self, Global};
 use crate::error::{Error, Result};
@@ -16,13 +18,44 @@ use crate::{output, spec, terminal};
 
 /// Runs a program in a new container and gives its exit code.
 pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u8> {
-    let spec: spec::Run = spec::run(typed, &Here)?;
+    let mut spec: spec::Run = spec::run(typed, &Here)?;
+    borrow_volumes(global, &mut spec)?;
     let mut cidfile = spec.cidfile.as_deref().map(new_file).transpose()?;
+    if let (spec::Pull::Always, RootSource::Image(image)) = (spec.pull, &spec.request.root)
+        && !super::pull::comes_with_us(image)
+    {
+        super::pull::for_container(global, image, &spec.platform, spec.quiet)?;
+    }
+    // Whether the image is there is seen by the monitor: that of one which is costs nothing here.
+    match attempt(global, began, &spec, &mut cidfile)? {
+        Err(failure) => {
+            let (spec::Pull::Missing, RootSource::Image(image)) = (spec.pull, &spec.request.root) else {
+                return Err(Error::Monitor(failure));
+            };
+            if !super::pull::is_missing(global, image).map_err(|error| error.with_code(125))? {
+                return Err(Error::Monitor(failure));
+            }
+            servin_engine::process::release_signals();
+            output::note(&format!("Unable to find image '{image}' locally\n"));
+            super::pull::for_container(global, image, &spec.platform, spec.quiet)?;
+            attempt(global, Instant::now(), &spec, &mut cidfile)?.map_err(Error::Monitor)
+        }
+        Ok(code) => Ok(code),
+    }
+}
+
+/// One attempt; inside is the exit code, or why the monitor could not do it.
+fn attempt(
+    global: &Global,
+    began: Instant,
+    spec: &spec::Run,
+    cidfile: &mut Option<File>,
+) -> Result<Result<u8, Failure>> {
     let watch = Watch {
         stdin: spec.request.stdin && !spec.request.detach,
         terminal: spec.request.terminal,
         sig_proxy: spec.sig_proxy,
-        detach_keys: spec.detach_keys,
+        detach_keys: spec.detach_keys.clone(),
         detach: spec.request.detach,
     };
     let host = |what: &str| {
@@ -36,14 +69,20 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
         began,
         keep_stderr: global.log_level >= log::LevelFilter::Debug,
         warm: spec.warm,
-        request: spec.request,
+        trace: spec
+            .trace
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()
+            .map_err(host("find the trace's place"))?,
+        what: What::Run(Box::new(spec.request.clone())),
     };
     let detach = watch.detach;
     let stream = launch.fork().map_err(|error| Error::Engine { error, code: 125 })?;
     let mut id = String::new();
     let mut session = Session::new(stream, watch, signals, |created| {
         id = created.to_owned();
-        if let Some(file) = &mut cidfile
+        if let Some(file) = cidfile
             && let Err(error) = file.write_all(created.as_bytes())
         {
             output::line(&format!("cannot write the id to the cidfile: {error}"), None);
@@ -59,14 +98,14 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
         show(&clocks);
     }
     match end {
-        End::Exited(exit) => Ok(exit.code),
+        End::Exited(exit) => Ok(Ok(exit.code)),
         End::Detached => {
             if detach {
                 output::text(&format!("{id}\n"));
             }
-            Ok(0)
+            Ok(Ok(0))
         }
-        End::Failed(failure) => Err(Error::Monitor(failure)),
+        End::Failed(failure) => Ok(Err(failure)),
         End::Lost => {
             // What it left is put in order at once, not by the next command.
             let _ = super::containers::open(global);
@@ -75,8 +114,21 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
     }
 }
 
+/// Adds what other containers mount, as `--volumes-from` wants it.
+pub(super) fn borrow_volumes(global: &Global, spec: &mut spec::Run) -> Result<()> {
+    if spec.volumes_from.is_empty() {
+        return Ok(());
+    }
+    let store = super::containers::open(global).map_err(|error| error.with_code(125))?;
+    for (container, read_only) in &spec.volumes_from {
+        let lent = Volumes::new(&store).lend(container, *read_only, &mut spec.request);
+        lent.map_err(|error| Error::Engine { error, code: 125 })?;
+    }
+    Ok(())
+}
+
 /// The cidfile must be new.
-fn new_file(path: &Path) -> Result<File> {
+pub(super) fn new_file(path: &Path) -> Result<File> {
     File::options().write(true).create_new(true).open(path).map_err(|source| Error::Host {
         what: format!("make the cidfile {}", path.display()),
         source,

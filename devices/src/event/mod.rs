@@ -2,12 +2,22 @@
 //!
 //! [`Event`] is a doorbell that one thread rings and another waits on; [`Poller`] waits for many events and
 //! host sources at once; a [`Timer`] is such a source. The virtio worker is the only caller that loops on a poller. Each platform has its
-//! own leaf file: Linux uses eventfd and the `event-manager` crate.
+//! own leaf file: Linux uses eventfd and the `event-manager` crate, macOS pipes and kqueue, Windows objects of its kernel.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 pub use linux::{Event, Poller, Source, Timer};
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "macos")]
+pub use macos::{Event, Poller, Source, Timer};
+#[cfg(test)]
+mod tests;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub use windows::{Event, Poller, Source, Timer};
 
 /// Names one watched event or host source to its watcher.
 pub type Token = u32;

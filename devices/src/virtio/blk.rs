@@ -3,18 +3,21 @@
 //! Requests are served in order, on the device's thread, straight between the file and guest memory. Read-only is
 //! enforced here, whatever the driver negotiated and however the file was opened.
 
+mod bytes;
 mod request;
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsFd as _;
+use std::io::{self, Seek as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_blk as blk;
 
 use super::{Chain, ConfigSpace, Error, Io, Reader, VirtioDevice, Writer, id};
 use crate::event::{Ready, Token};
+use crate::mem::file_ref;
 use crate::state::{self, State, StateError};
+use bytes::Bytes;
 use request::{Header, Range, Status};
 
 /// Bytes of a sector, the unit of every address (virtio 1.2, 5.2.4).
@@ -52,9 +55,11 @@ pub enum OpenError {
 /// The block device.
 #[derive(Debug)]
 pub struct Blk {
-    file: File,
+    bytes: Bytes,
     sectors: u64,
     read_only: bool,
+    /// A flush is answered at once: what was written is safe from the end of this process, and not of its host.
+    relaxed: bool,
     id: [u8; ID_LEN],
     config: ConfigSpace,
     /// The driver flushes on its own; otherwise every write is made durable (virtio 1.2, 5.2.6.2).
@@ -69,10 +74,9 @@ impl Blk {
     pub fn open(path: &Path, read_only: bool, id: &str) -> Result<Self, OpenError> {
         let text = || path.display().to_string();
         let open = |source| OpenError::Open { path: text(), source };
-        let file = File::options().read(true).write(!read_only).open(path).map_err(open)?;
+        let mut file = File::options().read(true).write(!read_only).open(path).map_err(open)?;
         // The end of a host block device is where it can be sought to; its metadata has no size.
-        let size =
-            rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(|error| open(error.into()))?;
+        let size = file.seek(io::SeekFrom::End(0)).map_err(open)?;
         if !size.is_multiple_of(SECTOR) {
             return Err(OpenError::Size { path: text(), size });
         }
@@ -82,19 +86,45 @@ impl Blk {
     /// A disk of `sectors` sectors over `file`.
     #[must_use]
     pub fn new(file: File, sectors: u64, read_only: bool, id: &str) -> Self {
+        Self::over(Bytes::File(file), sectors, read_only, id)
+    }
+
+    /// A writable disk of `sectors` sectors that reads from `base`, which is never written. The first write asks `make` for a
+    /// file of its own with the same bytes; from then on that is the disk, and the base is let go. A disk that is never
+    /// written needs no file.
+    #[must_use]
+    pub fn copy_on_write(
+        base: impl Into<Arc<File>>,
+        sectors: u64,
+        id: &str,
+        make: impl FnMut(&File) -> io::Result<File> + Send + 'static,
+    ) -> Self {
+        Self::over(Bytes::Base { base: base.into(), make: Box::new(make) }, sectors, false, id)
+    }
+
+    /// The same disk without durability: a flush does not wait for the host's disk. What was written outlives this process; if
+    /// the host goes down, the last of it may be lost, in any order.
+    #[must_use]
+    pub fn relaxed(mut self) -> Self {
+        self.relaxed = true;
+        self
+    }
+
+    fn over(bytes: Bytes, sectors: u64, read_only: bool, id: &str) -> Self {
         let mut id_bytes = [0; ID_LEN];
         id_bytes.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
         Self {
-            file,
+            bytes,
             sectors,
             read_only,
+            relaxed: false,
             id: id_bytes,
             config: ConfigSpace::new(config_bytes(sectors)),
             driver_flushes: false,
         }
     }
 
-    fn serve(&self, chain: &Chain, io: &dyn Io) -> Result<u32, Error> {
+    fn serve(&mut self, chain: &Chain, io: &dyn Io) -> Result<u32, Error> {
         let mem = io.mem();
         let mut reader = chain.reader(&mem);
         let mut writer = chain.writer(&mem);
@@ -109,7 +139,7 @@ impl Blk {
         Ok(if writer.is_empty() { writer.written() + 1 } else { writer.written() })
     }
 
-    fn execute(&self, header: Header, reader: &mut Reader<'_>, writer: &mut Writer<'_>) -> Status {
+    fn execute(&mut self, header: Header, reader: &mut Reader<'_>, writer: &mut Writer<'_>) -> Status {
         let Header { kind, sector } = header;
         let done = match kind {
             blk::VIRTIO_BLK_T_IN => self.read(sector, writer),
@@ -141,7 +171,10 @@ impl Blk {
     fn read(&self, sector: u64, writer: &mut Writer<'_>) -> Result<(), Status> {
         let mut offset = self.offset(sector, writer.len())?;
         while !writer.is_empty() {
-            match writer.read_from_at(self.file.as_fd(), writer.len(), offset).map_err(Status::log)? {
+            match writer
+                .read_from_at(file_ref(self.bytes.file()), writer.len(), offset)
+                .map_err(Status::log)?
+            {
                 // The file is shorter than it was.
                 0 => return Err(Status::IoError),
                 done => offset += done as u64,
@@ -150,10 +183,11 @@ impl Blk {
         Ok(())
     }
 
-    fn write(&self, sector: u64, reader: &mut Reader<'_>) -> Result<(), Status> {
+    fn write(&mut self, sector: u64, reader: &mut Reader<'_>) -> Result<(), Status> {
         let mut offset = self.offset(sector, reader.len())?;
+        let file = self.bytes.own().map_err(Status::log)?;
         while !reader.is_empty() {
-            match reader.write_to_at(self.file.as_fd(), reader.len(), offset).map_err(Status::log)? {
+            match reader.write_to_at(file_ref(file), reader.len(), offset).map_err(Status::log)? {
                 0 => return Err(Status::IoError),
                 done => offset += done as u64,
             }
@@ -162,10 +196,10 @@ impl Blk {
     }
 
     fn sync(&self) -> Result<(), Status> {
-        self.file.sync_data().map_err(Status::log)
+        if self.relaxed { Ok(()) } else { self.bytes.sync().map_err(Status::log) }
     }
 
-    fn clear(&self, kind: u32, reader: &mut Reader<'_>) -> Result<(), Status> {
+    fn clear(&mut self, kind: u32, reader: &mut Reader<'_>) -> Result<(), Status> {
         if reader.is_empty() || reader.len() > MAX_RANGES as usize * Range::LEN {
             return Err(Status::IoError);
         }
@@ -176,7 +210,8 @@ impl Blk {
             }
             let len = u64::from(count) * SECTOR;
             let offset = self.offset(sector, usize::try_from(len).map_err(|_| Status::IoError)?)?;
-            request::clear(&self.file, kind, flags, offset, len)?;
+            let file = self.bytes.own().map_err(Status::log)?;
+            request::clear(file, kind, flags, offset, len)?;
         }
         if self.driver_flushes { Ok(()) } else { self.sync() }
     }

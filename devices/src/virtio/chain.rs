@@ -4,12 +4,13 @@
 //! checked to lie in guest RAM when the chain was made; readers and writers never leave it.
 
 use std::io;
+#[cfg(unix)]
 use std::os::fd::BorrowedFd;
 
-use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
 use vm_memory::{ByteValued, Bytes as _, GuestAddress, GuestMemoryBackend as _};
 
-use crate::mem::{self, GuestRam, Slice};
+use super::queue::{Descriptor, Descriptors};
+use crate::mem::{self, FileRef, GuestRam, Slice};
 
 /// Why a chain cannot be used. Always the guest's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,18 +53,14 @@ impl Chain {
     ///
     /// # Errors
     /// See [`ChainError`].
-    pub fn new(
-        ram: &GuestRam,
-        descriptors: virtio_queue::DescriptorChain<&GuestRam>,
-    ) -> Result<Self, ChainError> {
-        let head = descriptors.head_index();
+    pub(super) fn new(ram: &GuestRam, descriptors: Descriptors<'_>) -> Result<Self, ChainError> {
+        let head = descriptors.head();
         let mut chain = Self { head, readable: Vec::new(), writable: Vec::new() };
         let mut lengths = [0_u64; 2];
         let mut open = true;
         for descriptor in descriptors {
-            let (addr, len) = (descriptor.addr(), descriptor.len());
-            let writable = descriptor.is_write_only();
-            open = descriptor.has_next();
+            let Descriptor { addr, len, writable, next } = descriptor;
+            open = next;
             if len == 0 {
                 continue;
             }
@@ -109,9 +106,6 @@ impl Chain {
         Writer { pieces: Pieces::new(ram, &self.writable), written: 0 }
     }
 }
-
-/// `VRING_DESC_F_WRITE` as the queue crate wants it in tests.
-pub const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 
 /// The rest of a byte stream over guest memory.
 #[derive(Debug, Clone, Default)]
@@ -229,7 +223,7 @@ impl<'m> Reader<'m> {
     ///
     /// # Errors
     /// The error of `pwritev(2)`.
-    pub fn write_to_at(&mut self, file: BorrowedFd<'_>, count: usize, offset: u64) -> io::Result<usize> {
+    pub fn write_to_at(&mut self, file: FileRef<'_>, count: usize, offset: u64) -> io::Result<usize> {
         let done = mem::write_at(file, &self.pieces.head(count), offset)?;
         Ok(self.pieces.consume(done))
     }
@@ -238,6 +232,7 @@ impl<'m> Reader<'m> {
     ///
     /// # Errors
     /// The error of `writev(2)`.
+    #[cfg(unix)]
     pub fn write_to(&mut self, stream: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
         let done = mem::write_stream(stream, &self.pieces.head(count))?;
         Ok(self.pieces.consume(done))
@@ -248,6 +243,7 @@ impl<'m> Reader<'m> {
     ///
     /// # Errors
     /// The error of `sendmsg(2)`.
+    #[cfg(unix)]
     pub fn send_to(&mut self, socket: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
         let done = mem::send(socket, &self.pieces.head(count))?;
         Ok(self.pieces.consume(done))
@@ -306,7 +302,7 @@ impl<'m> Writer<'m> {
     ///
     /// # Errors
     /// The error of `preadv(2)`.
-    pub fn read_from_at(&mut self, file: BorrowedFd<'_>, count: usize, offset: u64) -> io::Result<usize> {
+    pub fn read_from_at(&mut self, file: FileRef<'_>, count: usize, offset: u64) -> io::Result<usize> {
         let done = mem::read_at(file, &self.pieces.head(count), offset)?;
         Ok(self.advance(done))
     }
@@ -315,6 +311,7 @@ impl<'m> Writer<'m> {
     ///
     /// # Errors
     /// The error of `readv(2)`.
+    #[cfg(unix)]
     pub fn read_from(&mut self, stream: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
         let done = mem::read_stream(stream, &self.pieces.head(count))?;
         Ok(self.advance(done))

@@ -3,14 +3,17 @@
 //! Output goes to a nonblocking descriptor or to a writer. While a descriptor takes no more, at most one chain's
 //! bytes are kept and the guest waits. Input comes from a descriptor, read only while the guest has buffers for it.
 
+mod stream;
+
 use std::io::{self, Read as _, Write};
-use std::os::fd::{AsFd as _, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, ConfigSpace, Error, Io, VirtioDevice, id};
 use crate::event::{Ready, Token};
 use crate::state::{self, State, StateError};
+
+pub use stream::Stream;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -25,7 +28,7 @@ const MAX_CHAIN: usize = 1 << 20;
 /// Where the guest's output goes.
 pub enum Output {
     /// A descriptor, best a nonblocking one: while it takes no more, the guest waits.
-    Fd(OwnedFd),
+    Fd(Stream),
     /// A writer that takes everything without blocking, such as a log in memory.
     Writer(Box<dyn Write + Send>),
 }
@@ -44,7 +47,7 @@ impl std::fmt::Debug for Output {
 pub struct Console {
     config: ConfigSpace,
     output: Output,
-    input: Option<OwnedFd>,
+    input: Option<Stream>,
     /// Output that the descriptor has not taken yet.
     pending: Vec<u8>,
     watching_input: bool,
@@ -54,7 +57,7 @@ pub struct Console {
 impl Console {
     /// A console that writes to `output` and reads from `input`, a nonblocking descriptor, if there is one.
     #[must_use]
-    pub fn new(output: Output, input: Option<OwnedFd>) -> Self {
+    pub fn new(output: Output, input: Option<Stream>) -> Self {
         Self {
             config: ConfigSpace::new(vec![0; 12]),
             output,
@@ -78,10 +81,10 @@ impl Console {
             Output::Fd(fd) => fd,
         };
         while !self.pending.is_empty() {
-            match rustix::io::write(&*fd, &self.pending) {
+            match stream::write(fd, &self.pending) {
                 Ok(done) => drop(self.pending.drain(..done.min(self.pending.len()))),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     // Nobody reads any more: the guest goes on without a console.
                     log::debug!("console output: {error}");
@@ -91,8 +94,8 @@ impl Console {
         }
         let watch = !self.pending.is_empty();
         if watch != self.watching_output {
-            let changed =
-                if watch { io.watch(fd.as_fd(), OUTPUT, Ready::WRITE) } else { io.unwatch(fd.as_fd()) };
+            let source = stream::source(fd);
+            let changed = if watch { io.watch(source, OUTPUT, Ready::WRITE) } else { io.unwatch(source) };
             changed.map_err(|source| Error::Host { doing: "watching the console's output", source })?;
             self.watching_output = watch;
         }
@@ -123,7 +126,7 @@ impl Console {
         while let Some(chain) = io.pop(RECEIVE)? {
             let mut writer = chain.writer(&mem);
             let room = writer.len();
-            match writer.read_from(input.as_fd(), room) {
+            match stream::read(input, &mut writer, room) {
                 Ok(0) if room > 0 => {
                     ended = true;
                     io.unpop(RECEIVE, chain);
@@ -144,8 +147,8 @@ impl Console {
             }
         }
         if watch != self.watching_input {
-            let fd = input.as_fd();
-            let changed = if watch { io.watch(fd, INPUT, Ready::READ) } else { io.unwatch(fd) };
+            let source = stream::source(input);
+            let changed = if watch { io.watch(source, INPUT, Ready::READ) } else { io.unwatch(source) };
             changed.map_err(|source| Error::Host { doing: "watching the console's input", source })?;
             self.watching_input = watch;
         }
@@ -195,10 +198,10 @@ impl VirtioDevice for Console {
 
     fn stop(&mut self, io: &mut dyn Io) {
         if let (true, Some(input)) = (std::mem::take(&mut self.watching_input), &self.input) {
-            let _ = io.unwatch(input.as_fd());
+            let _ = io.unwatch(stream::source(input));
         }
         if let (true, Output::Fd(fd)) = (std::mem::take(&mut self.watching_output), &self.output) {
-            let _ = io.unwatch(fd.as_fd());
+            let _ = io.unwatch(stream::source(fd));
         }
         self.pending.clear();
     }
@@ -224,8 +227,10 @@ impl State for ConsoleState {
     const VERSION: u16 = 1;
 }
 
+#[cfg(unix)]
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 

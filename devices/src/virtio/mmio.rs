@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::{virtio_config as config, virtio_mmio as reg, virtio_ring as ring};
-use virtio_queue::{Queue, QueueT};
 
 use super::interrupt::Interrupt;
+use super::queue::{Queue, Setup, SetupError};
 use super::runner::{Post, Runner, Turn};
 use super::worker::{FaultSink, Worker};
 use super::{ConfigSpace, Error, VirtioDevice};
@@ -305,20 +305,23 @@ impl MmioTransport {
                 queues.push(None);
                 continue;
             }
-            let bad = |_| Error::Guest(format!("queue {index}: bad size or addresses"));
-            let mut queue = Queue::new(max).map_err(bad)?;
-            queue.try_set_size(regs.size).map_err(bad)?;
-            queue.try_set_desc_table_address(vm_memory::GuestAddress(regs.desc)).map_err(bad)?;
-            queue.try_set_avail_ring_address(vm_memory::GuestAddress(regs.avail)).map_err(bad)?;
-            queue.try_set_used_ring_address(vm_memory::GuestAddress(regs.used)).map_err(bad)?;
-            queue.set_event_idx(event_idx);
-            queue.set_ready(true);
             let &(next_avail, next_used) = progress.get(queues.len()).unwrap_or(&(0, 0));
-            queue.set_next_avail(next_avail);
-            queue.set_next_used(next_used);
-            if !queue.is_valid(&*self.mem) {
-                return Err(Error::Guest(format!("queue {index} does not lie in guest RAM")));
-            }
+            let setup = Setup {
+                max,
+                size: regs.size,
+                desc: regs.desc,
+                avail: regs.avail,
+                used: regs.used,
+                event_idx,
+                next_avail,
+                next_used,
+            };
+            let queue = Queue::new(&self.mem, &setup).map_err(|error| {
+                Error::Guest(match error {
+                    SetupError::Shape => format!("queue {index}: bad size or addresses"),
+                    SetupError::OutOfRam => format!("queue {index} does not lie in guest RAM"),
+                })
+            })?;
             queues.push(Some(queue));
         }
         Ok(queues)

@@ -10,8 +10,11 @@ pub mod console;
 pub mod fs;
 pub mod interrupt;
 pub mod mmio;
+pub mod net;
+mod queue;
 pub mod rng;
 mod runner;
+#[cfg(unix)]
 pub mod vsock;
 mod worker;
 
@@ -130,7 +133,8 @@ pub trait Io {
     /// The chain is malformed (out of memory bounds, loops, readable after writable): a guest fault.
     fn pop(&mut self, queue: u16) -> Result<Option<Chain>, ChainError>;
 
-    /// Puts the chain that was poped last from `queue` back, to be popped again. At most one chain at a time.
+    /// Puts the chain that was popped last from `queue` back, to be popped again. Several are put back in the reverse
+    /// order of their popping.
     fn unpop(&mut self, queue: u16, chain: Chain);
 
     /// Gives a chain back to the driver with `written` bytes written into it. The interrupt is raised at the
@@ -139,6 +143,16 @@ pub trait Io {
     /// # Errors
     /// The ring is not in memory any more: a guest fault.
     fn complete(&mut self, queue: u16, chain: Chain, written: u32) -> Result<(), ChainError>;
+
+    /// Gives several chains back at once: the driver sees all of them or none (a frame in merged buffers, 5.1.6.4).
+    ///
+    /// # Errors
+    /// As [`Self::complete`].
+    fn complete_all(&mut self, queue: u16, chains: Vec<(Chain, u32)>) -> Result<(), ChainError>;
+
+    /// Whether the doorbell of `queue` is needed: a device that takes chains only when it has something for them
+    /// spares the guest the doorbell while there are some. It is needed at first.
+    fn need_doorbell(&mut self, queue: u16, needed: bool);
 
     /// Guest memory, to look at chains with [`Chain::reader`] and [`Chain::writer`].
     fn mem(&self) -> Arc<GuestRam>;

@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use super::{ConfigSpace, Error, Io, VirtioDevice, id};
 use crate::event::{Ready, Token};
+use crate::os;
 use crate::state::StateError;
 
 /// Bytes of entropy for one request; a driver that asks for more gets this many.
@@ -49,11 +50,8 @@ impl VirtioDevice for Rng {
         while let Some(chain) = io.pop(queue)? {
             let mut writer = chain.writer(&mem);
             let mut random = vec![0; writer.len().min(MAX_BYTES)];
-            let mut filled = 0;
-            while let Some(rest) = random.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-                filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
-                    .map_err(|error| Error::Host { doing: "drawing random bytes", source: error.into() })?;
-            }
+            os::random(&mut random)
+                .map_err(|source| Error::Host { doing: "drawing random bytes", source })?;
             // Writing to guest memory that was checked does not fail.
             let _ = writer.write(&random);
             let written = writer.written();

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::interrupt::{CONFIG_CHANGE, Interrupt, USED_BUFFER};
+use super::queue::Queue;
 use super::{Chain, ChainError, Error, Io, VirtioDevice};
 use crate::event::{Event, Poller, Ready, Source, Token};
 use crate::mem::{GuestRam, Mem};
@@ -88,6 +88,10 @@ struct Ring {
     popped: u32,
     /// Chains completed since the last interrupt decision.
     completed: bool,
+    /// The index of the used ring at the last interrupt decision.
+    decided: u16,
+    /// The device wants to hear of new chains.
+    audible: bool,
 }
 
 /// The part of the runner that it lends to the device.
@@ -121,20 +125,23 @@ impl Runner {
         let armed = (|| {
             let mut poller = Poller::new()?;
             let mut rings = Vec::new();
-            poller.watch(std::os::fd::AsFd::as_fd(&post.event), MAILBOX, Ready::READ)?;
             for ((index, queue), doorbell) in (0..).zip(queues).zip(doorbells) {
                 rings.push(queue.map(|queue| Ring {
+                    decided: queue.next_used(),
                     queue,
                     doorbell: doorbell.clone(),
                     popped: 0,
                     completed: false,
+                    audible: true,
                 }));
                 if rings.last().is_some_and(Option::is_some) {
-                    poller.watch(std::os::fd::AsFd::as_fd(doorbell), RESERVED + index, Ready::READ)?;
+                    poller.watch(doorbell.source(), RESERVED + index, Ready::READ)?;
                     // Buffers may be there before the first doorbell rings, or from before a snapshot.
                     doorbell.signal();
                 }
             }
+            // Behind the doorbells: a poller that looks at its sources in order hears those before a request to stop.
+            poller.watch(post.event.source(), MAILBOX, Ready::READ)?;
             Ok(Lent { mem, rings, poller, config_changed: false })
         })();
         match armed {
@@ -203,7 +210,7 @@ impl Runner {
         let index = queue as usize;
         let Some(Some(ring)) = self.lent.rings.get_mut(index) else { return Ok(()) };
         ring.doorbell.take();
-        let result = ring.queue.disable_notification(&*self.lent.mem).map_err(|_| ChainError::Ring.into());
+        let result = ring.queue.disable_notification(&self.lent.mem).map_err(Error::from);
         let result = result.and_then(|()| match u16::try_from(queue) {
             Ok(queue) => self.device.on_kick(queue, &mut self.lent),
             Err(_) => Ok(()),
@@ -274,7 +281,7 @@ impl Lent {
         let mut bits = 0;
         for ring in self.rings.iter_mut().flatten() {
             if std::mem::take(&mut ring.completed)
-                && needs_interrupt(&mut ring.queue, &self.mem).map_err(|_| ChainError::Ring)?
+                && needs_interrupt(ring, &self.mem).map_err(|_| ChainError::Ring)?
             {
                 bits |= USED_BUFFER;
             }
@@ -294,7 +301,10 @@ impl Lent {
         if std::mem::take(&mut ring.popped) == 0 {
             return Ok(false);
         }
-        ring.queue.enable_notification(&*self.mem).map_err(|_| ChainError::Ring)
+        if !ring.audible {
+            return ring.queue.disable_notification(&self.mem).map(|()| false);
+        }
+        ring.queue.enable_notification(&self.mem)
     }
 
     fn ring_doorbell(&self, queue: u16) {
@@ -308,25 +318,27 @@ impl Lent {
     }
 }
 
-/// `Queue::needs_notification` knows EVENT_IDX; without it the driver's flag decides.
-fn needs_interrupt(queue: &mut Queue, mem: &GuestRam) -> Result<bool, virtio_queue::Error> {
-    if queue.needs_notification(mem)? {
-        if queue.event_idx_enabled() {
-            return Ok(true);
-        }
-        let flags: u16 =
-            mem.read_obj(GuestAddress(queue.avail_ring())).map_err(virtio_queue::Error::GuestMemory)?;
-        return Ok(u16::from_le(flags) & NO_INTERRUPT == 0);
+/// Whether the driver wants to hear of the chains completed since the last decision (virtio 1.2, 2.7.7.2 and 2.7.10).
+/// The queue crate counts them one by one and knows nothing of [`Io::complete_all`], nor of the flag.
+fn needs_interrupt(ring: &mut Ring, mem: &GuestRam) -> Result<bool, vm_memory::GuestMemoryError> {
+    // The used ring is written before the driver's wish is read.
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    let avail = ring.queue.avail_ring();
+    let now = ring.queue.next_used();
+    let old = std::mem::replace(&mut ring.decided, now);
+    if ring.queue.event_idx() {
+        let event = mem.read_obj(GuestAddress(avail + 4 + 2 * u64::from(ring.queue.size())))?;
+        return Ok(now.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < now.wrapping_sub(old));
     }
-    Ok(false)
+    let flags: u16 = mem.read_obj(GuestAddress(avail))?;
+    Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
 }
 
 impl Io for Lent {
     fn pop(&mut self, queue: u16) -> Result<Option<Chain>, ChainError> {
         let mem = Arc::clone(&self.mem);
         let Some(ring) = self.ring(queue).filter(|ring| ring.popped < MAX_CHAINS) else { return Ok(None) };
-        let next = ring.queue.iter(&*mem).map_err(|_| ChainError::Ring)?.next();
-        let Some(descriptors) = next else { return Ok(None) };
+        let Some(descriptors) = ring.queue.pop(&mem)? else { return Ok(None) };
         ring.popped += 1;
         Chain::new(&mem, descriptors).map(Some)
     }
@@ -334,7 +346,7 @@ impl Io for Lent {
     fn unpop(&mut self, queue: u16, chain: Chain) {
         drop(chain);
         if let Some(ring) = self.ring(queue) {
-            ring.queue.go_to_previous_position();
+            ring.queue.unpop();
             ring.popped = ring.popped.saturating_sub(1);
         }
     }
@@ -342,9 +354,35 @@ impl Io for Lent {
     fn complete(&mut self, queue: u16, chain: Chain, written: u32) -> Result<(), ChainError> {
         let mem = Arc::clone(&self.mem);
         let Some(ring) = self.ring(queue) else { return Ok(()) };
-        ring.queue.add_used(&*mem, chain.head(), written).map_err(|_| ChainError::Ring)?;
+        ring.queue.add_used(&mem, chain.head(), written)?;
         ring.completed = true;
         Ok(())
+    }
+
+    fn complete_all(&mut self, queue: u16, mut chains: Vec<(Chain, u32)>) -> Result<(), ChainError> {
+        let Some((last, written)) = chains.pop() else { return Ok(()) };
+        let mem = Arc::clone(&self.mem);
+        let Some(ring) = self.ring(queue) else { return Ok(()) };
+        // The elements of all but the last are written behind the index, which the last one moves.
+        let (size, mut at) = (ring.queue.size().max(1), ring.queue.next_used());
+        for (chain, written) in chains {
+            let slot = ring.queue.used_ring() + 4 + 8 * u64::from(at % size);
+            let element = [u32::from(chain.head()).to_le(), written.to_le()];
+            mem.write_obj(element, GuestAddress(slot)).map_err(|_| ChainError::Ring)?;
+            at = at.wrapping_add(1);
+        }
+        ring.queue.set_next_used(at);
+        self.complete(queue, last, written)
+    }
+
+    fn need_doorbell(&mut self, queue: u16, needed: bool) {
+        if let Some(ring) = self.ring(queue)
+            && ring.audible != needed
+        {
+            ring.audible = needed;
+            // Armed, or not, at the end of the call.
+            ring.popped = ring.popped.max(1);
+        }
     }
 
     fn mem(&self) -> Arc<GuestRam> {

@@ -8,6 +8,7 @@
 //! run/.lock      held while run directories are made, judged or removed
 //! run/ID/lock    held by the monitor
 //! run/ID/control.sock
+//! run/ID/files    a machine serves the container's files and does not run it
 //! ```
 
 use std::fs::{self, DirBuilder, File};
@@ -20,11 +21,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::record::Config;
+use crate::events::Events;
 use crate::store::{Record, State, Store, now_ns};
+use crate::volume::Volumes;
 use crate::{Error, Result};
 
 /// Exit code of a container whose monitor was killed: as if it had been killed itself.
 const KILLED: i32 = 137;
+
+/// What says that a run directory's machine does not run the container.
+const FILES: &str = "files";
 
 /// A living container's directory; dropped without [`RunDir::remove`] it is left for [`reconcile`].
 #[derive(Debug)]
@@ -39,11 +45,22 @@ impl RunDir {
         let run = run_root(root)?;
         let _judging = lock_all(&run)?;
         let path = run.join(id);
-        DirBuilder::new().mode(0o700).create(&path).map_err(|source| Error::io("make", &path, source))?;
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::Busy { id: super::short(id) });
+            }
+            made => made.map_err(|source| Error::io("make", &path, source))?,
+        }
         let lock = open_lock(&path.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| Error::io("lock", &path, error.into()))?;
         Ok(RunDir { path, _lock: lock })
+    }
+
+    /// Says that the container does not run, whatever comes of this process.
+    pub(crate) fn serves_files(&self) -> Result<()> {
+        let path = self.path.join(FILES);
+        File::create(&path).map(drop).map_err(|source| Error::io("make", &path, source))
     }
 
     /// The socket on which later commands are served.
@@ -100,14 +117,17 @@ pub fn reconcile(store: &Store) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::io("open", entry.path(), source)),
         }
-        if let Some(record) = store.containers().get(&id)? {
+        if let Some(record) = store.containers().get(&id)?
+            && !entry.path().join(FILES).exists()
+        {
             bury(store, record, true)?;
         }
         remove_tree(&entry.path())?;
     }
     // Rows without a directory: the machine went down between the two, or a removal was cut.
     for record in store.containers().list()? {
-        let lives = matches!(record.state, State::Running | State::Paused | State::Removing);
+        let lives =
+            matches!(record.state, State::Running | State::Paused | State::Restarting | State::Removing);
         if lives && !living.contains(&record.id) {
             bury(store, record, false)?;
         }
@@ -119,12 +139,12 @@ pub fn reconcile(store: &Store) -> Result<()> {
 fn bury(store: &Store, mut record: Record, started: bool) -> Result<()> {
     let remove = serde_json::from_str::<Config>(&record.config).is_ok_and(|config| config.request.remove);
     match record.state {
-        State::Removing => return remove_container(store, &record),
+        State::Removing => return remove_container(store, &record, remove),
         State::Exited => {}
         State::Created if !started => return Ok(()),
-        State::Created | State::Running | State::Paused => {
+        State::Created | State::Running | State::Paused | State::Restarting => {
             if remove {
-                return remove_container(store, &record);
+                return remove_container(store, &record, true);
             }
             record.error = match record.state {
                 State::Created => "its monitor was killed during the start".into(),
@@ -135,16 +155,26 @@ fn bury(store: &Store, mut record: Record, started: bool) -> Result<()> {
             record.pid = None;
             record.finished_ns = Some(now_ns());
             store.containers().update(&record)?;
+            Events::new(store.root()).container("die", &record, &[("exitCode", "137")]);
         }
     }
-    if remove { remove_container(store, &record) } else { Ok(()) }
+    if remove { remove_container(store, &record, true) } else { Ok(()) }
 }
 
-/// Removes a container that does not live, its files first.
-pub(crate) fn remove_container(store: &Store, record: &Record) -> Result<()> {
+/// Removes a container that does not live, its files first; with `volumes` also those that were made for it alone.
+pub(crate) fn remove_container(store: &Store, record: &Record, volumes: bool) -> Result<()> {
     store.containers().advance(&record.id, record.state, State::Removing)?;
+    let table = Volumes::new(store);
+    let own = if volumes { table.anonymous_of(&record.id)? } else { Vec::new() };
     remove_tree(&store.container_dir(&record.id))?;
     store.containers().remove(&record.id)?;
+    for name in own {
+        match table.remove(&name) {
+            // Another container was given it by name.
+            Err(Error::VolumeInUse { .. } | Error::NoSuchVolume { .. }) => {}
+            done => drop(done?),
+        }
+    }
     Ok(())
 }
 
@@ -158,15 +188,17 @@ pub fn is_living(store: &Store, id: &str) -> bool {
         .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
-/// Removes a container that has ended, with its log.
+/// Removes a container that has ended, with its log; with `volumes` also the volumes that were made for it alone.
 ///
 /// # Errors
 /// [`Error::Running`] while it has a monitor.
-pub fn remove(store: &Store, record: &Record) -> Result<()> {
+pub fn remove(store: &Store, record: &Record, volumes: bool) -> Result<()> {
     if is_living(store, &record.id) {
         return Err(Error::Running { name: record.name.clone() });
     }
-    remove_container(store, record)
+    remove_container(store, record, volumes)?;
+    Events::new(store.root()).container("destroy", record, &[]);
+    Ok(())
 }
 
 /// The directory of living containers.

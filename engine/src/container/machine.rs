@@ -1,26 +1,33 @@
 //! The virtual machine of a container: its devices, and the guest's connections.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use servin_devices::event::Event;
-use servin_devices::virtio::blk::Blk;
+use servin_devices::virtio::blk::{Blk, SECTOR};
 use servin_devices::virtio::console::{Console, Output};
 use servin_devices::virtio::fs::Fs;
 use servin_devices::virtio::fs::host::{HostFs, Options};
 use servin_devices::virtio::fs::readonly::ReadOnly;
-use servin_devices::virtio::fs::vfs::FileSystem;
+use servin_devices::virtio::fs::vfs::{Cache, FileSystem};
+use servin_devices::virtio::id;
 use servin_devices::virtio::vsock::{Listener, VsockHost};
-use servin_init::proto::{CONTROL_PORT, Hello, STREAM_PORT};
+use servin_init::proto::{BootOptions, CONTROL_PORT, Hello, Root, STREAM_PORT};
 use servin_vmm::{ExitReason, Mark, Snapshot, Timeline, Vm, VmBuilder, VmEvent};
 
+use super::{Consistency, Disk, descriptors};
 use crate::monitor::machine::{BootClocks, Ended, Machine};
+use crate::monitor::wire::Clocks;
 use crate::monitor::{MachinePlan, Share};
+use crate::network::Card;
+use crate::snapshot;
 use crate::store::now_ns;
-use crate::template::{About, Key};
-use crate::{Error, Result, chain};
+use crate::template::{About, Draft, Key};
+use crate::{Error, Result, chain, trace};
 
 /// The guest's context id. Each machine has a socket device of its own, so that one number serves all.
 const CID: u64 = 3;
@@ -33,9 +40,15 @@ const VERBOSE: &str = "console=hvc0 loglevel=7";
 #[derive(Debug)]
 pub(crate) struct VirtualMachine {
     plan: MachinePlan,
+    /// What the agent knows from the kernel command line.
+    boot: BootOptions,
     /// The template that it was cloned from, or that it is to leave.
     key: Option<Key>,
     warm: bool,
+    /// It continues a container that was saved: its root is there.
+    restored: bool,
+    /// What the disk for changes reads, while the container has none of its own.
+    base: Weak<File>,
     /// It is the first clone, by which the template learns what to copy for the next.
     teaches: bool,
     vm: Option<Vm>,
@@ -55,8 +68,18 @@ struct News {
 
 /// Makes the machine and starts it: a clone where there is a template, else from the kernel.
 pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
+    if let Some(dir) = &plan.snapshot {
+        let snapshot = Snapshot::open(dir)?;
+        // It has the devices of the one that was saved.
+        let verbose = snapshot.devices().contains(&id::CONSOLE);
+        let mut machine = power_on(MachinePlan { verbose, ..plan.clone() }, None, Some(snapshot))?;
+        // Another machine of the container boots.
+        (machine.plan.snapshot, machine.restored) = (None, true);
+        return Ok(machine);
+    }
+    let boot = boot_options(plan);
     let key = plan.templates.as_ref().and_then(|_| {
-        Key::new(plan).unwrap_or_else(|error| {
+        Key::new(plan, &boot).unwrap_or_else(|error| {
             ::log::info!("no template: {}", chain(&error));
             None
         })
@@ -76,10 +99,49 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
     power_on(plan.clone(), Some(key), None)
 }
 
+/// A disk that has changes on it is not mounted before the container is known: so one template serves all of them.
+fn boot_options(plan: &MachinePlan) -> BootOptions {
+    let late = plan.disk.is_some() && plan.changes.as_ref().is_some_and(Disk::exists);
+    BootOptions { root: (!late).then(|| plan.root.clone()), network: plan.card.is_some(), sockets: None }
+}
+
+/// The disk for changes. A clone whose root is mounted continues with what the template's disk held. Its flushes do not wait
+/// for the host's disk: a container's end would, and data that must outlive its host belongs into a volume.
+fn changes(
+    disk: &Disk,
+    plan: &MachinePlan,
+    boot: &BootOptions,
+    clone_of: Option<&Key>,
+) -> Result<(Blk, Weak<File>)> {
+    const ID: &str = "servin-changes";
+    let sectors = |file: &File| {
+        let length =
+            file.metadata().map_err(|source| Error::io("look at", "the disk for changes", source))?.len();
+        Ok::<_, Error>(length / SECTOR)
+    };
+    let base = match (clone_of, &plan.templates, &boot.root) {
+        _ if plan.snapshot.is_some() => plan.snapshot.as_deref().map(snapshot::disk).transpose()?,
+        (Some(key), Some(templates), Some(_)) => Some(templates.disk(key)?),
+        _ => None,
+    };
+    if let Some(base) = base {
+        let (sectors, own, base) = (sectors(&base)?, disk.clone(), Arc::new(base));
+        let weak = Arc::downgrade(&base);
+        return Ok((Blk::copy_on_write(base, sectors, ID, move |base| own.copy_of(base)).relaxed(), weak));
+    }
+    let file = if disk.exists() { disk.open()? } else { disk.create()? };
+    let sectors = sectors(&file)?;
+    let file = file.try_clone().map_err(|source| Error::io("open", "the disk for changes", source))?;
+    Ok((Blk::new(file, sectors, false, ID).relaxed(), Weak::new()))
+}
+
 /// Starts a machine; with a snapshot a clone of it.
 fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> Result<VirtualMachine> {
-    let warm = snapshot.is_some();
-    let teaches = snapshot.as_ref().is_some_and(|snapshot| !snapshot.has_learned());
+    let warm = snapshot.is_some() && plan.snapshot.is_none();
+    let mut base = Weak::new();
+    let boot = boot_options(&plan);
+    let teaches = warm && snapshot.as_ref().is_some_and(|snapshot| !snapshot.has_learned());
+    let division = descriptors::divide(descriptors::raise(), plan.shares.len());
     let host = VsockHost::new().map_err(Error::Vsock)?;
     let listeners = [CONTROL_PORT, STREAM_PORT]
         .into_iter()
@@ -87,7 +149,11 @@ fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> 
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(Error::Vsock)?;
     let news = Arc::new(News { event: Event::new().map_err(Error::Vsock)?, ended: Mutex::new(None) });
-    let words = if plan.verbose { VERBOSE } else { QUIET };
+    let words = match (&plan.trace, plan.verbose) {
+        (Some(_), _) => trace::WORDS,
+        (None, true) => VERBOSE,
+        (None, false) => QUIET,
+    };
     let mut builder = VmBuilder::new()
         .memory_mib(plan.memory >> 20)
         .cpus(u8::try_from(plan.cpus).unwrap_or(u8::MAX))
@@ -96,32 +162,70 @@ fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> 
             let news = Arc::clone(&news);
             move |event| news.hear(&event)
         })
-        .vsock(CID, &host);
+        .vsock(CID, &host)
+        .vsock_limits(division.sockets);
     builder = match snapshot {
         Some(snapshot) => builder.restore(snapshot),
         None => builder
             .kernel(&plan.guest.kernel)
             .initramfs(plan.guest.initramfs.clone())
-            .cmdline_extra(&format!("{words} {}", plan.boot)),
+            .cmdline_extra(&format!("{words} {boot}")),
     };
     if let Some(disk) = &plan.disk {
         let disk = Blk::open(disk, true, "servin-root").map_err(Error::Disk)?;
         builder = builder.device(Box::new(disk));
     }
-    for share in &plan.shares {
-        builder = builder.device(Box::new(open(share)?));
+    if let Some(disk) = &plan.changes {
+        let clone_of = key.as_ref().filter(|_| warm);
+        let (disk, read) = changes(disk, &plan, &boot, clone_of)?;
+        base = read;
+        builder = builder.device(Box::new(disk));
     }
-    if plan.verbose {
-        let output = Output::Writer(Box::new(std::io::stderr()));
-        builder = builder.device(Box::new(Console::new(output, None)));
+    for share in &plan.shares {
+        builder = builder.device(Box::new(open(share, division.share)?));
+    }
+    if let Some(card) = &plan.card {
+        builder = builder.device(Box::new(card.device()?));
+    }
+    let console: Option<Box<dyn std::io::Write + Send>> = match &plan.trace {
+        Some(trace) => Some(Box::new(trace.log())),
+        None if plan.verbose => Some(Box::new(std::io::stderr())),
+        None => None,
+    };
+    if let Some(output) = console {
+        builder = builder.device(Box::new(Console::new(Output::Writer(output), None)));
+    }
+    if let Some(trace) = &plan.trace {
+        builder = builder.trace(trace.accesses.clone());
     }
     let vm = builder.build()?;
     let timeline = vm.timeline().clone();
     vm.start()?;
-    Ok(VirtualMachine { plan, key, warm, teaches, vm: Some(vm), timeline, news, listeners, deaf: false })
+    Ok(VirtualMachine {
+        plan,
+        boot,
+        key,
+        warm,
+        restored: false,
+        base,
+        teaches,
+        vm: Some(vm),
+        timeline,
+        news,
+        listeners,
+        deaf: false,
+    })
 }
 
 impl VirtualMachine {
+    /// The template's disk is what the saved memory fits, if it was mounted.
+    fn keep_disk(&self, draft: &Draft) -> Result<()> {
+        match &self.plan.changes {
+            Some(disk) if self.boot.root.is_some() => draft.keep_disk(&disk.look()?),
+            _ => Ok(()),
+        }
+    }
+
     fn try_save(&self) -> Result<()> {
         let (Some(templates), Some(key), Some(vm)) = (&self.plan.templates, &self.key, &self.vm) else {
             return Ok(());
@@ -131,7 +235,7 @@ impl VirtualMachine {
             return Ok(());
         };
         vm.pause()?;
-        let saved = vm.save(draft.path());
+        let saved = vm.save(draft.path()).map_err(Error::from).and_then(|()| self.keep_disk(&draft));
         vm.resume()?;
         saved?;
         draft.finish(&About {
@@ -143,10 +247,15 @@ impl VirtualMachine {
     }
 }
 
-fn open(share: &Share) -> Result<Fs> {
+fn open(share: &Share, mut options: Options) -> Result<Fs> {
+    (options.cache, options.writeback) = match share.consistency {
+        Consistency::Consistent => (Cache::Never, false),
+        Consistency::Cached => (Cache::Auto, false),
+        Consistency::Delegated => (Cache::Always, true),
+    };
     let fail = |error: &dyn std::error::Error| Error::Share { path: share.path.clone(), why: chain(error) };
     let open = if share.is_file { HostFs::file } else { HostFs::directory };
-    let files = open(&share.path, Options::default()).map_err(|error| fail(&error))?;
+    let files = open(&share.path, options).map_err(|error| fail(&error))?;
     let files: Box<dyn FileSystem> =
         if share.read_only { Box::new(ReadOnly(files)) } else { Box::new(files) };
     Fs::new(&share.tag, files).map_err(|error| fail(&error))
@@ -204,12 +313,25 @@ impl Machine for VirtualMachine {
         self.vm = None;
     }
 
+    fn publishes(&self) -> bool {
+        self.plan.card.as_ref().is_some_and(Card::publishes)
+    }
+
+    fn retire(&mut self) {
+        self.kill();
+        self.plan.card = None;
+    }
+
     fn clocks(&self) -> BootClocks {
         BootClocks {
             vm_created: self.timeline.at(Mark::Created),
             kernel_entered: self.timeline.at(Mark::Entered),
             init_started: self.timeline.at(Mark::Init),
         }
+    }
+
+    fn root(&self) -> Option<Root> {
+        (self.boot.root.is_none() && !self.restored).then(|| self.plan.root.clone())
     }
 
     fn is_warm(&self) -> bool {
@@ -229,6 +351,28 @@ impl Machine for VirtualMachine {
         self.key = None;
     }
 
+    fn pause(&mut self) -> std::result::Result<(), String> {
+        let vm = self.vm.as_ref().ok_or("the virtual machine has ended")?;
+        vm.pause().map_err(|error| format!("cannot pause the virtual machine: {}", chain(&error)))
+    }
+
+    fn resume(&mut self) -> std::result::Result<(), String> {
+        let vm = self.vm.as_ref().ok_or("the virtual machine has ended")?;
+        vm.resume().map_err(|error| format!("cannot let the virtual machine go on: {}", chain(&error)))
+    }
+
+    fn save(&self, dir: &Path) -> std::result::Result<(), String> {
+        let vm = self.vm.as_ref().ok_or("the virtual machine has ended")?;
+        let saved = vm.save(dir).map_err(Error::from).and_then(|()| {
+            match (&self.plan.changes, self.base.upgrade()) {
+                (_, Some(base)) => snapshot::keep_disk(dir, &base),
+                (Some(disk), None) => snapshot::keep_disk(dir, &disk.look()?),
+                (None, None) => Ok(()),
+            }
+        });
+        saved.map_err(|error| format!("cannot save the container: {}", chain(&error)))
+    }
+
     fn main_started(&mut self) {
         if !std::mem::take(&mut self.teaches) {
             return;
@@ -238,6 +382,19 @@ impl Machine for VirtualMachine {
         {
             ::log::info!("the template learned nothing: {}", chain(&error));
         }
+    }
+
+    fn write_trace(&self, clocks: &Clocks) {
+        if let Some(trace) = &self.plan.trace
+            && let Err(error) = trace.write(self.plan.began, clocks, &self.plan.guest.kernel)
+        {
+            ::log::error!("cannot write the trace: {error}");
+        }
+    }
+
+    fn start_again(&mut self) -> Result<(), String> {
+        *self = start(&self.plan).map_err(|error| chain(&error))?;
+        Ok(())
     }
 
     fn start_cold(&mut self) -> bool {

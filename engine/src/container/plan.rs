@@ -1,11 +1,15 @@
 //! What is run: the request joined with the image's configuration, by docker's rules.
 
-use serde::{Deserialize, Serialize};
-use servin_init::proto::{Configure, CpuLimit, Exec, Limits, Mount, MountSource, WindowSize};
+use std::net::Ipv4Addr;
 
-use super::{Request, Text, signal};
+use serde::{Deserialize, Serialize};
+use servin_init::proto::{Configure, Exec, Mount, MountSource, WindowSize};
+
+use super::limits::bound;
+use super::{HealthCheck, Request, Text, signal};
 use crate::image::Process;
 use crate::monitor::merge_env;
+use crate::network::{self, Published};
 use crate::{Error, Result};
 
 /// Bytes that the machine has above the container's limit, for the guest's kernel, with [`OVERHEAD_SHIFT`].
@@ -14,8 +18,6 @@ const OVERHEAD: u64 = 32 << 20;
 const OVERHEAD_SHIFT: u32 = 6;
 /// Machine memory is laid out in steps of this.
 const STEP: u64 = 2 << 20;
-/// Period of a processor quota in microseconds, docker's.
-const PERIOD_US: u32 = 100_000;
 /// Seconds that `stop` waits.
 const STOP_TIMEOUT: u32 = 10;
 
@@ -41,6 +43,15 @@ pub struct Plan {
     pub stop_timeout: u32,
     /// The image's labels and the request's.
     pub labels: Vec<(String, String)>,
+    /// How it is checked.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// Published ports, as they were bound.
+    #[serde(default)]
+    pub ports: Vec<Published>,
+    /// Exposed ports, the image's and the request's.
+    #[serde(default)]
+    pub exposed: Vec<String>,
 }
 
 impl Plan {
@@ -82,6 +93,9 @@ impl Plan {
             stop_signal,
             stop_timeout: request.stop_timeout.unwrap_or(STOP_TIMEOUT),
             labels: labels.into_iter().collect(),
+            health: HealthCheck::new(&request.health, image.healthcheck.as_ref()),
+            ports: Vec::new(),
+            exposed: exposed(request, image),
         })
     }
 
@@ -111,21 +125,23 @@ impl Plan {
         mounts.sort_by_key(|mount| mount.target.split(|byte| *byte == b'/').count());
         Configure {
             hostname: self.hostname.clone(),
-            hosts: Some(hosts(&self.hostname)),
+            domainname: request.domainname.clone().unwrap_or_default(),
+            hosts: Some(hosts(&self.hostname, request)),
+            resolv_conf: network::resolv_conf(&request.network),
+            network: request.network.told(),
             read_only: request.read_only,
+            forget_changes: request.remove,
             mounts,
-            limits: Limits {
-                memory_max: Some(request.memory),
-                pids_max: None,
-                cpu: request.cpus.quota_us().map(|quota_us| CpuLimit { quota_us, period_us: PERIOD_US }),
-            },
+            limits: request.limits.cgroup(request.memory, request.cpus),
+            shm_size: request.limits.shm_size,
+            sysctls: request.limits.sysctls(),
             ..Configure::default()
         }
     }
 
     /// The main program.
     pub(crate) fn main(&self, request: &Request, id: u32, size: Option<WindowSize>) -> Exec {
-        Exec {
+        let exec = Exec {
             id,
             argv: self.argv.iter().map(|word| word.0.clone()).collect(),
             env: self.env.iter().map(|word| word.0.clone()).collect(),
@@ -134,9 +150,11 @@ impl Plan {
             user: self.user.clone(),
             terminal: request.terminal.then(|| size.unwrap_or_default()),
             stdin: request.stdin,
+            init: request.init,
             main: true,
             ..Exec::default()
-        }
+        };
+        bound(exec, &request.limits, &request.privileges)
     }
 }
 
@@ -166,17 +184,38 @@ pub fn short(id: &str) -> String {
     id.chars().take(12).collect()
 }
 
-fn hosts(hostname: &str) -> Vec<u8> {
+fn hosts(hostname: &str, request: &Request) -> Vec<u8> {
+    let own = match &request.domainname {
+        Some(domain) if !hostname.contains('.') => format!("{hostname}.{domain} {hostname}"),
+        _ => hostname.to_owned(),
+    };
+    let address = match request.network.has_card() {
+        true => Ipv4Addr::from(request.network.network().address),
+        // There is a name, and nowhere else to point it.
+        false => Ipv4Addr::new(127, 0, 1, 1),
+    };
+    let more: String = request.hosts.iter().map(|(name, address)| format!("{address}\t{name}\n")).collect();
     format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{address}\t{own}\n{more}"
     )
     .into_bytes()
+}
+
+/// What the image and the request expose, as `80/tcp`, each once.
+fn exposed(request: &Request, image: &Process) -> Vec<String> {
+    let asked = request.network.expose.iter().map(|(port, protocol)| format!("{port}/{protocol}"));
+    let published = request.network.publish.iter().map(|one| format!("{}/{}", one.guest, one.protocol));
+    let all: std::collections::BTreeSet<String> =
+        image.exposed_ports.iter().cloned().chain(asked).chain(published).collect();
+    all.into_iter().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use servin_init::proto::CpuLimit;
+
     use crate::container::{Cpus, RootSource, Tmpfs};
 
     fn image() -> Process {
@@ -274,6 +313,15 @@ mod tests {
         assert_eq!(targets, [&b"/z"[..], b"/a/b", b"/a/b/c"]);
         assert_eq!(configure.limits.cpu, Some(CpuLimit { quota_us: 50_000, period_us: 100_000 }));
         assert_eq!(configure.limits.memory_max, Some(512 << 20));
+    }
+
+    #[test]
+    fn the_hosts_file_has_the_domain_and_the_lines_that_were_asked_for() {
+        let mut request = Request::new(RootSource::Image("x".into()));
+        request.domainname = Some("example.org".into());
+        request.hosts = vec![("db".into(), "10.0.0.5".into()), ("v6".into(), "::2".into())];
+        let file = String::from_utf8(hosts("box", &request)).unwrap();
+        assert!(file.ends_with("10.0.2.15\tbox.example.org box\n10.0.0.5\tdb\n::2\tv6\n"), "{file}");
     }
 
     #[test]

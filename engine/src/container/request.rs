@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::{HealthRequest, Limits, Privileges};
+use crate::monitor::log::LogOptions;
+use crate::network::Networking;
+use crate::volume::VolumeMount;
+
 /// Memory of a container that was not given any, in bytes.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The smallest memory limit, in bytes: docker's.
@@ -139,6 +144,24 @@ pub struct Bind {
     pub target: Text,
     /// The host refuses writes.
     pub read_only: bool,
+    /// An error if the host has nothing there; else a directory is made.
+    #[serde(default)]
+    pub must_exist: bool,
+    /// Whose view of it is right while both change it.
+    #[serde(default)]
+    pub consistency: Consistency,
+}
+
+/// How soon container and host see each other's changes of what they share; the names are docker's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Consistency {
+    /// Both see everything at once: the container asks the host for each name and each size.
+    Consistent,
+    /// The host sees writes at once; the container believes what it knows for a second.
+    #[default]
+    Cached,
+    /// The container alone changes it: it remembers all, and writes later, at the latest when a file is closed or synced.
+    Delegated,
 }
 
 /// A tmpfs in the container.
@@ -158,6 +181,45 @@ pub struct Tmpfs {
     pub no_suid: bool,
     /// Device nodes have no effect.
     pub no_dev: bool,
+}
+
+/// What a container's monitor does when the program has ended by itself. A monitor that is killed, or whose host goes down,
+/// starts nothing: there is no daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// Nothing.
+    #[default]
+    No,
+    /// Starts it again if its exit code is not 0, at most so many times.
+    OnFailure(Option<u32>),
+    /// Starts it again.
+    Always,
+    /// The same: without a daemon there is nothing that would start one that was stopped.
+    UnlessStopped,
+}
+
+impl Restart {
+    /// Whether a program that ended with `code`, after it was started `restarts` times by its policy, is started again.
+    #[must_use]
+    pub fn again(self, code: u8, restarts: u32) -> bool {
+        match self {
+            Restart::No => false,
+            Restart::OnFailure(most) => code != 0 && most.is_none_or(|most| restarts < most),
+            Restart::Always | Restart::UnlessStopped => true,
+        }
+    }
+
+    /// Docker's name, and the most times (0 for no limit).
+    #[must_use]
+    pub fn name(self) -> (&'static str, u32) {
+        match self {
+            Restart::No => ("no", 0),
+            Restart::OnFailure(most) => ("on-failure", most.unwrap_or(0)),
+            Restart::Always => ("always", 0),
+            Restart::UnlessStopped => ("unless-stopped", 0),
+        }
+    }
 }
 
 /// What to run and in what.
@@ -185,6 +247,9 @@ pub struct Request {
     pub cpus: Cpus,
     /// Files and directories of the host.
     pub binds: Vec<Bind>,
+    /// Volumes.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
     /// Memory file systems.
     pub tmpfs: Vec<Tmpfs>,
     /// The root cannot be written.
@@ -205,6 +270,36 @@ pub struct Request {
     pub stop_timeout: Option<u32>,
     /// Labels, in addition to the image's.
     pub labels: Vec<(String, String)>,
+    /// The NIS domain name, and the host name's domain.
+    #[serde(default)]
+    pub domainname: Option<String>,
+    /// More lines of /etc/hosts: name and address.
+    #[serde(default)]
+    pub hosts: Vec<(String, String)>,
+    /// PID 1 is an init that starts the program.
+    #[serde(default)]
+    pub init: bool,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What it may do.
+    #[serde(default)]
+    pub privileges: Privileges,
+    /// How it is checked.
+    #[serde(default)]
+    pub health: HealthRequest,
+    /// What is kept of its output.
+    #[serde(default)]
+    pub log: LogOptions,
+    /// The network.
+    #[serde(default)]
+    pub network: Networking,
+    /// Greatest size in bytes of what the container may change; [`super::DEFAULT_DISK`] without.
+    #[serde(default)]
+    pub disk: Option<u64>,
+    /// What happens when the program ends.
+    #[serde(default)]
+    pub restart: Restart,
 }
 
 impl Request {
@@ -223,6 +318,7 @@ impl Request {
             memory: DEFAULT_MEMORY,
             cpus: Cpus::ONE,
             binds: Vec::new(),
+            volumes: Vec::new(),
             tmpfs: Vec::new(),
             read_only: false,
             terminal: false,
@@ -233,6 +329,16 @@ impl Request {
             stop_signal: None,
             stop_timeout: None,
             labels: Vec::new(),
+            domainname: None,
+            hosts: Vec::new(),
+            init: false,
+            limits: Limits::default(),
+            privileges: Privileges::default(),
+            health: HealthRequest::default(),
+            log: LogOptions::default(),
+            network: Networking::default(),
+            disk: None,
+            restart: Restart::No,
         }
     }
 }
@@ -247,6 +353,22 @@ mod tests {
         let json = serde_json::to_string(&both).unwrap();
         assert_eq!(json, r#"["plain",[255,65]]"#);
         assert_eq!(serde_json::from_str::<Vec<Text>>(&json).unwrap(), both);
+    }
+
+    #[test]
+    fn a_policy_starts_again_what_ended_as_it_says() {
+        let on_failure = Restart::OnFailure(Some(2));
+        for (policy, code, restarts, again) in [
+            (Restart::No, 1, 0, false),
+            (Restart::Always, 0, 1000, true),
+            (Restart::UnlessStopped, 0, 0, true),
+            (Restart::OnFailure(None), 0, 0, false),
+            (Restart::OnFailure(None), 3, 1000, true),
+            (on_failure, 3, 1, true),
+            (on_failure, 3, 2, false),
+        ] {
+            assert_eq!(policy.again(code, restarts), again, "{policy:?} {code} {restarts}");
+        }
     }
 
     #[test]

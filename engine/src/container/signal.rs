@@ -36,6 +36,15 @@ const NAMES: &[(&str, u8)] = &[
     ("SYS", 31),
 ];
 
+/// The name of a signal, `SIGTERM`; the number of one that has none.
+#[must_use]
+pub fn name(number: u8) -> String {
+    match NAMES.iter().find(|(_, known)| *known == number) {
+        Some((name, _)) => format!("SIG{name}"),
+        None => number.to_string(),
+    }
+}
+
 /// The number of a signal written as `15`, `TERM` or `SIGTERM` in any case, or `RTMIN+3`.
 pub fn number(text: &str) -> Result<u8, String> {
     let bad = || "it is the name or number of a signal, as TERM or 15".to_owned();

@@ -21,6 +21,7 @@ fn record(store: &Store, name: &str, state: State, remove: bool) -> Record {
         created_ns: now_ns(),
         started_ns: None,
         finished_ns: None,
+        restarts: 0,
     };
     store.containers().insert(&record).unwrap();
     std::fs::create_dir(store.container_dir(&record.id)).unwrap();
@@ -133,7 +134,7 @@ fn removal_does_not_follow_links() {
     std::fs::write(outside.join("keep"), "x").unwrap();
     let record = record(&store, "links", State::Exited, false);
     std::os::unix::fs::symlink(&outside, store.container_dir(&record.id).join("link")).unwrap();
-    remove_container(&store, &record).unwrap();
+    remove_container(&store, &record, true).unwrap();
     assert!(outside.join("keep").exists());
     assert!(!store.container_dir(&record.id).exists());
 }

@@ -6,6 +6,7 @@
 //! an upper layer replaces takes no space, at the price of decompressing twice; memory does not grow with the data.
 
 mod format;
+mod image;
 mod plan;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)]
@@ -15,6 +16,7 @@ mod tests;
 mod tree;
 mod write;
 
+pub(crate) use image::Image;
 pub(crate) use tree::Tree;
 pub(crate) use write::{Layers, write};
 

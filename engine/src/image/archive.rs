@@ -232,17 +232,6 @@ impl<'a> Archive<'a> {
         self.stage(&mut file, path, &mut |_| {}).map(Some)
     }
 
-    /// The content of a small file.
-    pub(super) fn json(&self, blob: &Blob, what: &str) -> Result<Vec<u8>> {
-        if blob.size > JSON_MAX {
-            return Err(Error::Limit {
-                what: format!("{what} with {} bytes", blob.size),
-                limit: format!("{} MiB", JSON_MAX >> 20),
-            });
-        }
-        fs::read(&blob.path).map_err(|source| Error::io("read", &blob.path, source))
-    }
-
     /// An error about this archive.
     pub(super) fn bad(&self, why: String) -> Error {
         Error::Archive { place: self.place.clone(), why }

@@ -7,6 +7,7 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 
 use super::archive::{Archive, Blob, verify};
+use super::objects::{Objects, json_of};
 use super::{Compression, Digest, ImageConfig, Platform, Reference};
 use crate::{Error, Result};
 
@@ -30,6 +31,8 @@ pub(super) struct Found {
     pub(super) config_json: Vec<u8>,
     /// The lowest first: the blob and the digest of its uncompressed bytes.
     pub(super) layers: Vec<(Blob, Digest)>,
+    /// The repository it was pulled from, and the digest of what its name led to there.
+    pub(super) pulled: Option<(String, Digest)>,
 }
 
 /// An element of `manifest.json`.
@@ -46,7 +49,7 @@ pub(super) fn find(archive: &mut Archive<'_>, platform: &Platform) -> Result<Vec
     let saved = match archive.file("manifest.json")? {
         Some(blob) => {
             let what = "manifest.json";
-            let json = archive.json(&blob, what)?;
+            let json = json_of(&blob, what)?;
             serde_json::from_slice(&json).map_err(|source| Error::Json { what: what.into(), source })?
         }
         None => Vec::<Saved>::new(),
@@ -60,7 +63,7 @@ pub(super) fn find(archive: &mut Archive<'_>, platform: &Platform) -> Result<Vec
     let mut found = match archive.file("index.json")? {
         Some(blob) => {
             // Both forms describe the same images; the index has the digests, the other one the tags.
-            let mut found = Walk { archive, platform, seen: 0 }.top(&blob)?;
+            let mut found = Walk { objects: archive, platform, seen: 0 }.top(&blob)?;
             for image in &mut found {
                 for item in &saved {
                     if archive.file(&item.config)?.is_some_and(|config| config.digest == image.config.digest)
@@ -172,20 +175,20 @@ fn media_type_of(layer: &Blob) -> Result<&'static str> {
 
 /// Pairs the layers with the config's diff ids.
 fn complete(
-    archive: &Archive<'_>,
+    objects: &(impl Objects + ?Sized),
     names: Vec<Reference>,
     manifest: Blob,
     config: Blob,
     layers: Vec<Blob>,
 ) -> Result<Found> {
-    let config_json = archive.json(&config, "the config")?;
+    let config_json = json_of(&config, "the config")?;
     let parsed = ImageConfig::parse(&config_json)?;
     if layers.len() > LAYERS_MAX {
         return Err(Error::Limit { what: format!("{} layers", layers.len()), limit: LAYERS_MAX.to_string() });
     }
     let diff_ids = &parsed.rootfs.diff_ids;
     if diff_ids.len() != layers.len() {
-        return Err(archive.bad(format!(
+        return Err(objects.bad(format!(
             "the image has {} layers, and its config speaks of {}",
             layers.len(),
             diff_ids.len()
@@ -195,22 +198,22 @@ fn complete(
     for (layer, diff_id) in layers.into_iter().zip(diff_ids) {
         paired.push((layer, diff_id.parse()?));
     }
-    Ok(Found { names, manifest, config, config_json, layers: paired })
+    Ok(Found { names, manifest, config, config_json, layers: paired, pulled: None })
 }
 
 /// The walk through indexes.
-struct Walk<'a, 'b> {
-    archive: &'a mut Archive<'b>,
-    platform: &'a Platform,
-    seen: usize,
+pub(super) struct Walk<'a, O> {
+    pub(super) objects: &'a mut O,
+    pub(super) platform: &'a Platform,
+    pub(super) seen: usize,
 }
 
 /// What an index offered and why it was not taken, for the error.
 type Offers = Vec<String>;
 
-impl Walk<'_, '_> {
+impl<O: Objects> Walk<'_, O> {
     fn top(&mut self, blob: &Blob) -> Result<Vec<Found>> {
-        let index = self.parse_index(blob, "index.json")?;
+        let index = parse_index(blob, "index.json")?;
         // Descriptors of one name are the platforms of one image; nameless ones with a platform are too.
         let mut groups: Vec<(Vec<Reference>, Vec<&Descriptor>)> = Vec::new();
         for descriptor in index.manifests() {
@@ -239,7 +242,7 @@ impl Walk<'_, '_> {
             }
         }
         if found.is_empty() {
-            return Err(self.archive.bad("its index lists no image".into()));
+            return Err(self.objects.bad("its index lists no image".into()));
         }
         Ok(found)
     }
@@ -268,8 +271,8 @@ impl Walk<'_, '_> {
                 if self.fit(descriptor, offers).is_none() {
                     continue;
                 }
-                let blob = self.object(descriptor, "the index")?;
-                let nested = self.parse_index(&blob, "the index")?;
+                let blob = self.objects.object(descriptor, "the index")?;
+                let nested = parse_index(&blob, "the index")?;
                 let nested: Vec<_> = nested.manifests().iter().collect();
                 self.choose(&nested, depth + 1, offers)?
             } else if !is_manifest(descriptor) {
@@ -301,33 +304,59 @@ impl Walk<'_, '_> {
     }
 
     fn fit_by_config(&mut self, descriptor: &Descriptor, offers: &mut Offers) -> Result<Option<u8>> {
-        let image = self.manifest(descriptor, Vec::new())?;
-        let config = ImageConfig::parse(&image.config_json)?;
+        let (_, _, config) = self.head(descriptor)?;
+        Ok(self.fit_of(&ImageConfig::parse(&json_of(&config, "the config")?)?, offers))
+    }
+
+    /// How well an image fits.
+    fn fit_of(&self, config: &ImageConfig, offers: &mut Offers) -> Option<u8> {
         let fit = self.platform.fit(&config.os, &config.architecture, &config.variant);
         if fit.is_none() {
-            let (os, architecture, variant) = (config.os, config.architecture, config.variant);
+            let ImageConfig { os, architecture, variant, .. } = config.clone();
             offers.push(Platform { os, architecture, variant }.to_string());
         }
-        Ok(fit)
+        fit
+    }
+
+    /// The manifest that an index has for the platform, or this manifest itself if it fits; `any` takes it even if it does not.
+    pub(super) fn pick(&mut self, top: &Descriptor, any: bool) -> Result<Descriptor> {
+        let mut offers = Offers::new();
+        if is_index(top) {
+            let blob = self.objects.object(top, "the index")?;
+            let index = parse_index(&blob, "the index")?;
+            let offered: Vec<_> = index.manifests().iter().collect();
+            return match self.choose(&offered, 0, &mut offers)? {
+                Some((_, chosen)) => Ok(chosen),
+                None if offers.is_empty() => Err(self.objects.bad("its index lists no image".into())),
+                None => Err(self.no_platform(&offers)),
+            };
+        }
+        if !is_manifest(top) {
+            return Err(Error::Unsupported { what: format!("a manifest of the type {}", top.media_type()) });
+        }
+        if !any && self.fit_by_config(top, &mut offers)?.is_none() {
+            return Err(self.no_platform(&offers));
+        }
+        Ok(top.clone())
     }
 
     fn no_platform(&self, offers: &Offers) -> Error {
         Error::NoPlatform {
-            place: self.archive.place.clone(),
+            place: self.objects.place().to_owned(),
             wanted: self.platform.to_string(),
             present: offers.join(", "),
         }
     }
 
-    /// Reads a manifest and all it refers to.
-    fn manifest(&mut self, descriptor: &Descriptor, names: Vec<Reference>) -> Result<Found> {
-        let blob = self.object(descriptor, "the manifest")?;
-        let json = self.archive.json(&blob, "the manifest")?;
+    /// Reads a manifest and its config.
+    pub(super) fn head(&mut self, descriptor: &Descriptor) -> Result<(Blob, ImageManifest, Blob)> {
+        let blob = self.objects.object(descriptor, "the manifest")?;
+        let json = json_of(&blob, "the manifest")?;
         let manifest: ImageManifest = serde_json::from_slice(&json)
             .map_err(|source| Error::Json { what: format!("the manifest {}", blob.digest), source })?;
         if manifest.media_type().as_ref().is_some_and(|own| own != descriptor.media_type()) {
             return Err(self
-                .archive
+                .objects
                 .bad(format!("the manifest {} is not of the type its descriptor says", blob.digest)));
         }
         let config_type = manifest.config().media_type().to_string();
@@ -341,36 +370,35 @@ impl Walk<'_, '_> {
                 what: format!("an artifact that is no image (its config is {config_type})"),
             });
         }
-        let config = self.object(manifest.config(), "the config")?;
-        let mut layers = Vec::new();
-        for layer in manifest.layers().iter().take(LAYERS_MAX + 1) {
-            layers.push(self.object(layer, "the layer")?);
+        if manifest.layers().len() > LAYERS_MAX {
+            let what = format!("{} layers", manifest.layers().len());
+            return Err(Error::Limit { what, limit: LAYERS_MAX.to_string() });
         }
-        complete(self.archive, names, blob, config, layers)
+        let config = self.objects.object(manifest.config(), "the config")?;
+        Ok((blob, manifest, config))
     }
 
-    fn parse_index(&self, blob: &Blob, what: &str) -> Result<ImageIndex> {
-        let json = self.archive.json(blob, what)?;
-        serde_json::from_slice(&json).map_err(|source| Error::Json { what: what.into(), source })
-    }
-
-    /// The blob of a descriptor, digest and size checked.
-    fn object(&mut self, descriptor: &Descriptor, what: &str) -> Result<Blob> {
-        let digest: Digest = descriptor.digest().to_string().parse()?;
-        let blob = self.archive.blob(&digest, what)?;
-        verify(&blob, &digest, Some(descriptor.size()), &format!("{what} {digest}"))?;
-        Ok(blob)
+    /// Reads a manifest and all it refers to.
+    pub(super) fn manifest(&mut self, descriptor: &Descriptor, names: Vec<Reference>) -> Result<Found> {
+        let (blob, manifest, config) = self.head(descriptor)?;
+        let layers = self.objects.layers(manifest.layers())?;
+        complete(self.objects, names, blob, config, layers)
     }
 }
 
-fn is_index(descriptor: &Descriptor) -> bool {
+fn parse_index(blob: &Blob, what: &str) -> Result<ImageIndex> {
+    let json = json_of(blob, what)?;
+    serde_json::from_slice(&json).map_err(|source| Error::Json { what: what.into(), source })
+}
+
+pub(super) fn is_index(descriptor: &Descriptor) -> bool {
     match descriptor.media_type() {
         MediaType::ImageIndex => true,
         other => other.to_string() == "application/vnd.docker.distribution.manifest.list.v2+json",
     }
 }
 
-fn is_manifest(descriptor: &Descriptor) -> bool {
+pub(super) fn is_manifest(descriptor: &Descriptor) -> bool {
     match descriptor.media_type() {
         MediaType::ImageManifest => true,
         other => other.to_string() == "application/vnd.docker.distribution.manifest.v2+json",

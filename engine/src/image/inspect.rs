@@ -32,7 +32,7 @@ impl Images<'_> {
         let mut out = json!({
             "Id": image.id.to_string(),
             "RepoTags": names.iter().map(Reference::familiar).collect::<Vec<_>>(),
-            "RepoDigests": self.repo_digests(image)?,
+            "RepoDigests": self.repo_digests(image)?.iter().map(Reference::familiar).collect::<Vec<_>>(),
             "Parent": "",
             "Comment": last.map_or("", |step| &step.comment),
             "Created": image.config.created,
@@ -79,7 +79,8 @@ impl Images<'_> {
         Ok(steps)
     }
 
-    fn repo_digests(&self, image: &Image) -> Result<Vec<String>> {
+    /// The digests by which registries know an image, each with its repository, sorted.
+    pub fn repo_digests(&self, image: &Image) -> Result<Vec<Reference>> {
         let fail = |source| Error::database("list digests", source);
         let sql = "SELECT name, digest FROM repo_digests WHERE image = ?1 ORDER BY name, digest";
         let mut statement = self.store.db().prepare(sql).map_err(fail)?;
@@ -88,7 +89,7 @@ impl Images<'_> {
             .map_err(fail)?;
         rows.map(|row| {
             let (name, digest) = row.map_err(fail)?;
-            Ok(format!("{name}@{digest}").parse::<Reference>()?.familiar())
+            format!("{name}@{digest}").parse()
         })
         .collect()
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::archive::{Archive, Blob, Source};
 use super::contents::{self, Found};
@@ -63,10 +63,25 @@ impl Images<'_> {
         let scratch = self.store.scratch()?;
         let mut archive = Archive::open(source, scratch.path(), progress)?;
         let found = contents::find(&mut archive, platform)?;
+        let loaded = self.install(found, scratch.path(), progress)?;
+        for image in &loaded {
+            let name = image.names.first().map(super::Reference::familiar);
+            self.tell("load", &image.id.to_string(), &name.unwrap_or_default());
+        }
+        Ok(loaded)
+    }
+
+    /// Builds the root file systems of images whose objects are in `scratch`, and records all.
+    pub(super) fn install(
+        &self,
+        found: Vec<Found>,
+        scratch: &Path,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<LoadedImage>> {
         let mut built = Vec::new();
         for image in found {
             let (tree, sizes) = check_layers(&image, progress)?;
-            let root = scratch.path().join(image.config.digest.hex() + ".erofs");
+            let root = scratch.join(image.config.digest.hex() + ".erofs");
             if !self.root_path(&image.config.digest).exists() {
                 progress(Progress::Building { image: &image.config.digest });
                 let layers =
@@ -133,6 +148,9 @@ impl Images<'_> {
                 }
                 for name in &image.names {
                     super::names::set(transaction, name, &image.config.digest, now)?;
+                }
+                if let Some((name, digest)) = &image.pulled {
+                    super::names::set_digest(transaction, name, digest, &image.config.digest)?;
                 }
             }
             for dir in ["blobs/sha256", "roots"] {

@@ -4,11 +4,15 @@
 //! archive    a tar or a directory, every file staged and hashed
 //!   -> contents   indexes and manifests to images, digests and sizes checked
 //!     -> load     layers decompressed, diff ids checked, applied to a tree; the root file system written; all recorded
-//! names, inspect, save   the ways back out
+//! pull                      the same, with a registry in the archive's place; `partial` keeps what was cut
+//! names, inspect, save, push   the ways back out
 //! ```
 
 mod archive;
 mod base;
+#[cfg(test)]
+mod check_tests;
+mod compose;
 mod config;
 mod contents;
 mod digest;
@@ -16,7 +20,11 @@ mod inspect;
 mod layer;
 mod load;
 mod names;
+mod objects;
+mod partial;
 mod platform;
+mod pull;
+mod push;
 mod reference;
 mod save;
 pub mod tar;
@@ -27,6 +35,7 @@ use std::path::PathBuf;
 
 pub use archive::Source;
 pub use base::{BASE, BASE_ARCHIVE, guest_directory};
+pub use compose::{Change, Composed};
 pub use config::{HistoryStep, ImageConfig, Process, RootFs};
 pub use digest::{Digest, Hashing};
 pub use inspect::Step;
@@ -34,6 +43,8 @@ pub use layer::Compression;
 pub use load::{LoadedImage, Progress};
 pub use names::Removed;
 pub use platform::Platform;
+pub use pull::{BlobState, Pulled, Step as PullStep};
+pub use push::{Pushed, Step as PushStep};
 pub use reference::Reference;
 
 use crate::erofs::{self, Tree};
@@ -90,6 +101,26 @@ pub struct Image {
     pub loaded_ns: i64,
 }
 
+impl Image {
+    /// Refuses an image for another CPU or system. One that says nothing of either may be tried.
+    ///
+    /// # Errors
+    /// [`Error::NoPlatform`].
+    pub fn must_run_here(&self) -> Result<()> {
+        let ImageConfig { os, architecture, variant, .. } = &self.config;
+        let platform =
+            Platform { os: os.clone(), architecture: architecture.clone(), variant: variant.clone() };
+        if os.is_empty() || architecture.is_empty() || platform.runs_here() {
+            return Ok(());
+        }
+        Err(Error::NoPlatform {
+            place: format!("the image {}", self.id.short()),
+            wanted: Platform::native().to_string(),
+            present: platform.to_string(),
+        })
+    }
+}
+
 impl<'a> Images<'a> {
     /// The images of this store.
     pub fn new(store: &'a Store) -> Self {
@@ -104,17 +135,8 @@ impl<'a> Images<'a> {
             return Ok(path);
         }
         let scratch = self.store.scratch()?;
-        let blobs = self.blobs(&image.id)?;
-        let layers = load::Paths(
-            blobs.iter().skip(2).map(|blob| (blob.digest, self.store.blob_path(&blob.digest))).collect(),
-        );
-        let mut tree = Tree::new();
-        for (index, (digest, _)) in layers.0.iter().enumerate() {
-            tree.begin_layer(index as u32);
-            load::scan(erofs::Layers::open(&layers, index as u32)?, &mut tree, *digest)?;
-        }
         let built = scratch.path().join("root");
-        erofs::write(&tree, &layers, &image.id, &built)?;
+        self.build_root(image, &built)?;
         self.store.write("store the root file system", |transaction| {
             let sql = "SELECT EXISTS (SELECT 1 FROM images WHERE id = ?1)";
             let there: bool = transaction
@@ -128,7 +150,37 @@ impl<'a> Images<'a> {
         Ok(path)
     }
 
-    fn root_path(&self, id: &Digest) -> PathBuf {
+    /// Builds the root file system of an image from its layers; the same bytes each time.
+    pub(crate) fn build_root(&self, image: &Image, to: &std::path::Path) -> Result<()> {
+        let blobs = self.blobs(&image.id)?;
+        let layers = load::Paths(
+            blobs.iter().skip(2).map(|blob| (blob.digest, self.store.blob_path(&blob.digest))).collect(),
+        );
+        let mut tree = Tree::new();
+        for (index, (digest, _)) in layers.0.iter().enumerate() {
+            tree.begin_layer(index as u32);
+            load::scan(erofs::Layers::open(&layers, index as u32)?, &mut tree, *digest)?;
+        }
+        erofs::write(&tree, &layers, &image.id, to)?;
+        Ok(())
+    }
+
+    /// The blobs of an image with their sizes in bytes.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn blob_sizes(&self, id: &Digest) -> Result<Vec<(Digest, u64)>> {
+        Ok(self.blobs(id)?.iter().map(|blob| (blob.digest, blob.size)).collect())
+    }
+
+    /// Bytes that an image's root file system takes on disk; none where it is not built.
+    #[must_use]
+    pub fn root_size(&self, id: &Digest) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(self.root_path(id)).map_or(0, |meta| meta.blocks().saturating_mul(512))
+    }
+
+    pub(crate) fn root_path(&self, id: &Digest) -> PathBuf {
         self.store.root().join("roots").join(id.hex() + &erofs::suffix())
     }
 

@@ -1,8 +1,12 @@
 //! Names of images in the store: setting, finding, listing, removing.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{Digest, Image, ImageConfig, Images, Reference};
+use crate::events::Events;
+use crate::snapshot::Snapshots;
 use crate::store::now_ns;
 use crate::{Error, Result};
 
@@ -15,6 +19,15 @@ pub(super) fn set(db: &Connection, name: &Reference, image: &Digest, now: i64) -
     )
     .map(|_| ())
     .map_err(|source| Error::database("set the tag", source))
+}
+
+/// Remembers that a digest means this image in a repository of a registry.
+pub(super) fn set_digest(db: &Connection, name: &str, digest: &Digest, image: &Digest) -> Result<()> {
+    let sql =
+        "INSERT INTO repo_digests VALUES (?1, ?2, ?3) ON CONFLICT (name, digest) DO UPDATE SET image = ?3";
+    db.execute(sql, (name, digest.to_string(), image.to_string()))
+        .map(|_| ())
+        .map_err(|source| Error::database("remember the digest", source))
 }
 
 /// What `remove` did, in order.
@@ -63,10 +76,27 @@ impl Images<'_> {
         if name.digest().is_some() {
             return Err(Error::Reference { text: name.to_string(), why: "a new name cannot have a digest" });
         }
-        self.store.write("set the tag", |transaction| {
-            let image = find(transaction, image)?;
-            set(transaction, name, &image.id, now_ns())
-        })
+        self.store
+            .write("set the tag", |transaction| {
+                let image = find(transaction, image)?;
+                set(transaction, name, &image.id, now_ns())?;
+                Ok(image.id)
+            })
+            .map(|id| self.tell("tag", &id.to_string(), &name.familiar()))
+    }
+
+    /// Tells what happened to an image.
+    pub(super) fn tell(&self, action: &str, id: &str, name: &str) {
+        Events::new(self.store.root()).add("image", action, id, &[("name", name)]);
+    }
+
+    fn tell_removed(&self, removed: &[Removed]) {
+        for removed in removed {
+            match removed {
+                Removed::Untagged(name) => self.tell("untag", name, name),
+                Removed::Deleted(id) => self.tell("delete", &id.to_string(), &id.to_string()),
+            }
+        }
     }
 
     /// Removes a name, and with its last name the image; by id, the image with all its names.
@@ -75,16 +105,26 @@ impl Images<'_> {
     /// stays then, without a name).
     ///
     /// # Errors
-    /// [`Error::ImageInUse`] while a container, running or not, is made from the image.
+    /// [`Error::ImageInUse`] while a container, running or not, or a snapshot is made from the image.
     pub fn remove(&self, text: &str, force: bool) -> Result<Vec<Removed>> {
-        let removed = self.store.write("remove the image", |transaction| remove(transaction, text, force))?;
+        let saved = self.in_snapshots()?;
+        let removed =
+            self.store.write("remove the image", |transaction| remove(transaction, text, force, &saved))?;
+        self.tell_removed(&removed);
         self.store.sweep()?;
         Ok(removed)
     }
 
-    /// Removes the images that have no name, or with `all` those that no container is made from; returns what was done and
-    /// the freed bytes.
+    /// The images of snapshots, each with the name of one that needs it.
+    fn in_snapshots(&self) -> Result<HashMap<String, String>> {
+        let snapshots = Snapshots::new(self.store).list()?.into_iter();
+        Ok(snapshots.filter_map(|found| Some((found.about.image?, found.name))).collect())
+    }
+
+    /// Removes the images that have no name, or with `all` those that no container and no snapshot is made from; returns what
+    /// was done and the freed bytes.
     pub fn prune(&self, all: bool) -> Result<(Vec<Removed>, u64)> {
+        let saved = self.in_snapshots()?;
         let removed = self.store.write("prune images", |transaction| {
             let fail = |source| Error::database("prune images", source);
             let unnamed = if all { "1" } else { "id NOT IN (SELECT image FROM tags)" };
@@ -99,12 +139,14 @@ impl Images<'_> {
                 .collect::<rusqlite::Result<Vec<_>>>()
                 .map_err(fail)?;
             let mut removed = Vec::new();
-            for image in images {
+            for image in images.iter().filter(|image| !saved.contains_key(&image.id.to_string())) {
                 delete(transaction, &image.id, &mut removed)?;
             }
             Ok(removed)
         })?;
-        Ok((removed, self.store.sweep()?))
+        self.tell_removed(&removed);
+        let unfinished = super::partial::Partials::open(self.store.root())?.prune_all()?;
+        Ok((removed, self.store.sweep()? + unfinished))
     }
 }
 
@@ -147,7 +189,7 @@ fn one(db: &Connection, condition: &str, values: impl rusqlite::Params) -> Resul
     found.map_err(|source| Error::database("look up the image", source))
 }
 
-fn by_id(db: &Connection, id: &Digest) -> Result<Option<Image>> {
+pub(super) fn by_id(db: &Connection, id: &Digest) -> Result<Option<Image>> {
     one(db, "id = ?1", [id.to_string()])
 }
 
@@ -165,7 +207,7 @@ fn by_name(db: &Connection, name: &Reference) -> Result<Option<Image>> {
     }
 }
 
-fn remove(db: &Connection, text: &str, force: bool) -> Result<Vec<Removed>> {
+fn remove(db: &Connection, text: &str, force: bool, saved: &HashMap<String, String>) -> Result<Vec<Removed>> {
     let fail = |source| Error::database("remove the image", source);
     let image = find(db, text)?;
     let id = image.id.to_string();
@@ -173,12 +215,12 @@ fn remove(db: &Connection, text: &str, force: bool) -> Result<Vec<Removed>> {
         .query_row("SELECT id FROM containers WHERE image = ?1 LIMIT 1", [&id], |row| row.get(0))
         .optional()
         .map_err(fail)?;
+    let user = user
+        .map(|container| format!("container {}", container.chars().take(12).collect::<String>()))
+        .or_else(|| saved.get(&id).map(|name| format!("snapshot {name}")));
     let in_use = |user: &str| Error::ImageInUse {
         image: text.to_owned(),
-        why: format!(
-            "container {} is made from it: remove that first",
-            user.chars().take(12).collect::<String>()
-        ),
+        why: format!("{user} is made from it: remove that first"),
     };
     let names: i64 =
         db.query_row("SELECT count(*) FROM tags WHERE image = ?1", [&id], |row| row.get(0)).map_err(fail)?;

@@ -26,6 +26,11 @@ impl Platform {
         }
     }
 
+    /// Whether a guest of this host runs what is for this platform.
+    pub fn runs_here(&self) -> bool {
+        Platform::native().fit(&self.os, &self.architecture, &self.variant).is_some()
+    }
+
     /// How well an offered platform fits: `None` is not at all, and of several the greatest is the best.
     pub(super) fn fit(&self, os: &str, architecture: &str, variant: &str) -> Option<u8> {
         if os != self.os || canonical(architecture) != self.architecture {

@@ -71,6 +71,11 @@ impl Reference {
         self.tag.as_ref().map(|tag| format!("{}:{tag}", self.name()))
     }
 
+    /// Without its tag: the digest alone.
+    pub(super) fn untagged(&self) -> Self {
+        Reference { tag: None, ..self.clone() }
+    }
+
     fn write(&self, mut text: String) -> String {
         if let Some(tag) = &self.tag {
             text.push(':');

@@ -126,6 +126,14 @@ fn saved() -> Files {
     files
 }
 
+/// A store with one image in it.
+pub(super) fn whole_store() -> (tempfile::TempDir, Store, Digest) {
+    let (dir, store) = store();
+    load(&store, &layout().tar()).unwrap();
+    let id = Images::new(&store).list().unwrap()[0].id;
+    (dir, store, id)
+}
+
 fn load(store: &Store, mut tar: &[u8]) -> Result<Vec<LoadedImage>> {
     Images::new(store).load(Source::Stream(&mut tar), &amd64(), &mut |_| {})
 }
@@ -397,6 +405,7 @@ fn an_image_with_a_container_stays() {
         created_ns: now_ns(),
         started_ns: None,
         finished_ns: None,
+        restarts: 0,
     };
     store.containers().insert(&record).unwrap();
     let error = images.remove("hello:1", false).unwrap_err();

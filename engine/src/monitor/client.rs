@@ -3,14 +3,14 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use servin_init::proto::{Exec, HostMessage, WindowSize};
+use servin_init::proto::{Exec, HostMessage, Subject, WindowSize};
 
 use super::link::{Arrived, Link};
 use super::machine::Machine;
 use super::program::Program;
 use super::session::{MAIN, Phase, Record, Session};
 use super::wire::{Ask, Decoder, ExecRequest, Failure, Message, Size, Tell, VERSION};
-use crate::container::Text;
+use crate::container::{Text, capability};
 
 /// Connected commands at most.
 const MOST_CLIENTS: usize = 256;
@@ -65,7 +65,7 @@ impl Client {
         self.link.flush();
     }
 
-    fn leave_with(&mut self, tell: &Tell) {
+    pub(super) fn leave_with(&mut self, tell: &Tell) {
         self.tell(tell);
         self.leaving = true;
     }
@@ -74,6 +74,8 @@ impl Client {
 impl<M: Machine, R: Record> Session<M, R> {
     pub(super) fn on_listener(&mut self) {
         let Some(stream) = self.listener.as_ref().and_then(accept_own) else { return };
+        // Who comes later must find the truth in the record.
+        self.record.settle();
         if self.clients.len() >= MOST_CLIENTS {
             return;
         }
@@ -84,9 +86,10 @@ impl<M: Machine, R: Record> Session<M, R> {
     }
 
     pub(super) fn on_client(&mut self, id: u64) {
+        let is_saving = self.saving.is_some();
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.link.flush();
-        if client.leaving {
+        if client.leaving || is_saving {
             return;
         }
         let mut buf = [0; 32 * 1024];
@@ -147,15 +150,26 @@ impl<M: Machine, R: Record> Session<M, R> {
                     client.tell(&Tell::Started);
                 }
             }
-            Ask::Exec(_) if !running => client.leave_with(&failed("the container is not running".into())),
+            Ask::Exec(_) | Ask::Files if self.paused => {
+                client.leave_with(&failed("the container is paused: unpause it first".into()));
+            }
+            Ask::Exec(_) | Ask::Files if !running => {
+                client.leave_with(&failed("the container is not running".into()))
+            }
             Ask::Exec(request) if client.watching.is_none() => self.exec(id, *request),
-            Ask::Attach { .. } | Ask::Exec(_) => client.leaving = true,
+            Ask::Files if client.watching.is_none() => self.files(id),
+            Ask::Attach { .. } | Ask::Exec(_) | Ask::Files => client.leaving = true,
             Ask::Wait => {}
             Ask::Kill(signal) => {
                 client.leave_with(&Tell::Done);
+                self.record.event("kill", &[("signal", &signal.to_string())]);
                 self.kill_main(signal);
             }
             Ask::Stop(seconds) => self.stop(seconds),
+            Ask::StopWith(seconds, signal) => {
+                self.start.stop_signal = signal;
+                self.stop(seconds);
+            }
             Ask::Stdin(data) if client.gives_input => {
                 if let Some(program) = watching.and_then(|program| self.programs.get_mut(&program)) {
                     program.give_input(&data);
@@ -179,7 +193,10 @@ impl<M: Machine, R: Record> Session<M, R> {
             }
             Ask::Signal(signal) => match watching {
                 Some(MAIN) => self.kill_main(signal),
-                Some(program) => self.tell_guest(&HostMessage::Signal { id: program, signal }),
+                Some(program) => {
+                    self.tell_guest(&HostMessage::Signal { id: program, signal });
+                    self.wake();
+                }
                 None => {}
             },
             Ask::Resize(size) => {
@@ -196,11 +213,21 @@ impl<M: Machine, R: Record> Session<M, R> {
                 client.watching = None;
                 client.leave_with(&Tell::Done);
             }
+            Ask::Pause => self.pause(id, true),
+            Ask::Unpause => self.pause(id, false),
+            Ask::Stats => self.observe(id, Subject::Usage),
+            Ask::Top => self.observe(id, Subject::Processes),
+            Ask::Update(update) => self.update(id, *update),
+            Ask::Snapshot(request) => self.snapshot(id, &request),
         }
     }
 
     /// Tells those who wait for a program that it runs.
     pub(super) fn on_started(&mut self, program: u32) {
+        if self.clients.values().any(|client| client.until_started && client.watching == Some(program)) {
+            // The command ends with this, and the next one must see it.
+            self.record.settle();
+        }
         for client in self.clients.values_mut().filter(|client| client.watching == Some(program)) {
             client.tell(&Tell::Started);
             client.leaving |= client.until_started;
@@ -209,18 +236,48 @@ impl<M: Machine, R: Record> Session<M, R> {
 
     /// Sends the stop signal, and kills when the seconds are over.
     pub(super) fn stop(&mut self, seconds: Option<u32>) {
+        self.rest.never = true;
         if self.phase < Phase::Running {
             return self.kill_main(self.start.stop_signal);
         }
+        self.stopped = true;
+        self.record.event("kill", &[("signal", &self.start.stop_signal.to_string())]);
         let wait = seconds.map_or(self.start.stop_timeout, |seconds| Duration::from_secs(seconds.into()));
         let until = Instant::now() + wait;
         self.stop_at = Some(self.stop_at.map_or(until, |at| at.min(until)));
         self.kill_main(self.start.stop_signal);
     }
 
-    fn exec(&mut self, client_id: u64, request: ExecRequest) {
+    fn new_program(&mut self) -> u32 {
         let id = self.next_program;
         self.next_program = self.next_program.wrapping_add(1).max(MAIN + 1);
+        id
+    }
+
+    fn files(&mut self, client_id: u64) {
+        let id = self.new_program();
+        self.programs.insert(id, Program::new(false, true));
+        if let Some(client) = self.clients.get_mut(&client_id) {
+            client.watching = Some(id);
+            client.gives_input = true;
+        }
+        self.tell_guest(&HostMessage::Files { id });
+    }
+
+    fn exec(&mut self, client_id: u64, request: ExecRequest) {
+        let stdin = request.stdin;
+        let words: Vec<String> = request.argv.iter().map(ToString::to_string).collect();
+        let id = self.start_program(request);
+        self.record.event(&format!("exec_start: {}", words.join(" ")), &[("execID", &id.to_string())]);
+        if let Some(client) = self.clients.get_mut(&client_id) {
+            client.watching = Some(id);
+            client.gives_input = stdin;
+        }
+    }
+
+    /// Starts one more program as the container's main program was, and gives its number.
+    pub(super) fn start_program(&mut self, request: ExecRequest) -> u32 {
+        let id = self.new_program();
         let main = &self.start.main;
         let exec = Exec {
             id,
@@ -231,17 +288,17 @@ impl<M: Machine, R: Record> Session<M, R> {
             user: request.user.unwrap_or_else(|| main.user.clone()),
             terminal: request.terminal.map(window),
             stdin: request.stdin,
-            capabilities: main.capabilities,
+            groups: main.groups.clone(),
+            capabilities: if request.privileged { capability::EVERY } else { main.capabilities },
             rlimits: main.rlimits.clone(),
             no_new_privileges: main.no_new_privileges,
+            oom_score_adj: main.oom_score_adj,
+            init: false,
             main: false,
         };
         self.programs.insert(id, Program::new(exec.terminal.is_some(), exec.stdin));
-        if let Some(client) = self.clients.get_mut(&client_id) {
-            client.watching = Some(id);
-            client.gives_input = exec.stdin;
-        }
         self.tell_guest(&HostMessage::Exec(exec));
+        id
     }
 }
 
@@ -249,7 +306,7 @@ fn window(size: Size) -> WindowSize {
     WindowSize { rows: size.rows, cols: size.cols }
 }
 
-fn failed(text: String) -> Tell {
+pub(super) fn failed(text: String) -> Tell {
     Tell::Failed(Failure { code: 125, text, hint: None })
 }
 

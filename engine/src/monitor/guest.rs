@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use servin_init::proto::{
-    CONTROL_PORT, Channel, Frame, Frames, GuestMessage, HostMessage, STREAM_PORT, Stage, StreamMessage,
-    VERSION,
+    CONTROL_PORT, Channel, Frame, Frames, GuestMessage, HostMessage, Prepare, STREAM_PORT, Stage,
+    StreamMessage, VERSION,
 };
 
 use super::link::{Arrived, Link};
@@ -13,6 +13,7 @@ use super::machine::Machine;
 use super::program::{Outcome, Program, Stream};
 use super::session::{MAIN, Phase, Record, Session};
 use super::wire::{self, Exit, Failure, Output, Tell};
+use crate::container::Restart;
 
 /// A message of the control connection, or why there is none.
 enum Control {
@@ -84,9 +85,24 @@ impl<M: Machine, R: Record> Session<M, R> {
                     }
                     return;
                 }
+                if self.start.restored && hello.generation == 0 {
+                    self.fail(
+                        125,
+                        "the restored machine's agent said hello as if it had booted".into(),
+                        None,
+                    );
+                    return;
+                }
                 self.machine.said_hello(&hello, Instant::now());
-                if self.phase == Phase::Booting && self.machine.wants_template() {
+                if self.phase == Phase::Booting && self.start.restored {
+                    self.take_up();
+                } else if self.phase == Phase::Booting && self.machine.wants_template() {
                     self.phase = Phase::Settling;
+                    // Without a root there is nothing that could be made ready.
+                    if self.machine.root().is_none() {
+                        let prepare = self.prepare();
+                        self.tell_guest(&HostMessage::Prepare(prepare));
+                    }
                     self.tell_guest(&HostMessage::Sync { token: 0 });
                 } else if self.phase == Phase::Booting {
                     self.configure();
@@ -96,17 +112,14 @@ impl<M: Machine, R: Record> Session<M, R> {
                 self.machine.save_template();
                 self.configure();
             }
-            GuestMessage::Ready | GuestMessage::Synced { .. } => {}
+            GuestMessage::Ready => self.on_ready(),
+            GuestMessage::Synced { .. } => {}
             GuestMessage::Started { id, .. } => {
                 let Some(program) = self.programs.get_mut(&id) else { return };
                 program.started = true;
-                if id == MAIN && self.phase == Phase::Preparing {
-                    self.phase = Phase::Running;
-                    self.record.started();
-                }
-                self.on_started(id);
-                if id == MAIN {
-                    self.machine.main_started();
+                match id {
+                    MAIN => self.main_runs(),
+                    _ => self.on_started(id),
                 }
             }
             GuestMessage::ExecFailed { id, stage, errno, message } => {
@@ -119,9 +132,38 @@ impl<M: Machine, R: Record> Session<M, R> {
                 let exit = Exit { code: status.code(), oom };
                 program.outcome.get_or_insert(Outcome::Exited(exit));
             }
+            GuestMessage::Updated { errno, message } => self.on_updated(errno, &message),
+            GuestMessage::Frozen { errno, message } => self.on_frozen(errno, &message),
+            GuestMessage::Observed { token, cut, text } => self.on_observed(token, cut, text),
             GuestMessage::Error { errno, message } => {
                 self.fail(125, format!("the guest cannot go on: {}", reason(&message, errno)), None);
             }
+        }
+    }
+
+    /// The main program runs.
+    pub(super) fn main_runs(&mut self) {
+        if self.phase == Phase::Preparing {
+            self.phase = Phase::Running;
+            self.rest.since = Some(Instant::now());
+            self.record.started();
+            self.begin_checks();
+        }
+        self.on_started(MAIN);
+        self.machine.main_started();
+    }
+
+    /// What a template is to have in it: nothing that is this container's own, but the name of the program that others are
+    /// likely to run, too.
+    fn prepare(&self) -> Prepare {
+        let (main, configure) = (&self.start.main, &self.start.configure);
+        let path = main.env.iter().rev().find_map(|variable| variable.strip_prefix(b"PATH="));
+        let longest = |text: &[u8]| if text.len() <= 4096 { text.to_vec() } else { Vec::new() };
+        Prepare {
+            program: longest(main.argv.first().map_or(&[], Vec::as_slice)),
+            path: longest(path.unwrap_or_default()),
+            hosts: configure.hosts.is_some(),
+            resolv_conf: configure.resolv_conf.is_some(),
         }
     }
 
@@ -129,11 +171,20 @@ impl<M: Machine, R: Record> Session<M, R> {
     /// the names, before it looks at the second.
     fn configure(&mut self) {
         self.phase = Phase::Preparing;
-        let mut configure = std::mem::take(&mut self.start.configure);
+        let mut configure = match self.start.restart {
+            Restart::No => std::mem::take(&mut self.start.configure),
+            // It is needed again.
+            _ => self.start.configure.clone(),
+        };
+        configure.root = self.machine.root();
         configure.realtime_ns = u64::try_from(crate::store::now_ns()).ok();
         self.tell_guest(&HostMessage::Configure(configure));
-        let main = self.start.main.clone();
-        self.tell_guest(&HostMessage::Exec(main));
+        let main = if self.start.files_only {
+            HostMessage::Files { id: MAIN }
+        } else {
+            HostMessage::Exec(self.start.main.clone())
+        };
+        self.tell_guest(&main);
     }
 
     /// A connection to the stream port says whose it is.
@@ -163,6 +214,23 @@ impl<M: Machine, R: Record> Session<M, R> {
         drop((link, frames));
     }
 
+    /// Takes in what has arrived of every program's output: the machine is off.
+    pub(super) fn drain_streams(&mut self) {
+        for id in self.programs.keys().copied().collect::<Vec<_>>() {
+            while let Some(stream) = self.programs.get_mut(&id).and_then(|program| program.stream.as_mut()) {
+                match stream.link.read(stream.frames.space()) {
+                    Arrived::Bytes(count) => stream.frames.advance(count),
+                    Arrived::Nothing => break,
+                    Arrived::End => {
+                        self.drain_stream(id, true);
+                        break;
+                    }
+                }
+                self.drain_stream(id, false);
+            }
+        }
+    }
+
     pub(super) fn on_stream(&mut self, id: u32) {
         let Some(stream) = self.programs.get_mut(&id).and_then(|program| program.stream.as_mut()) else {
             return;
@@ -176,6 +244,7 @@ impl<M: Machine, R: Record> Session<M, R> {
     fn drain_stream(&mut self, id: u32, end: bool) {
         let now = Instant::now();
         let (mut ended, mut broken, mut first) = (Vec::new(), false, false);
+        let mut checks = self.checks.as_mut().filter(|checks| checks.program() == Some(id));
         if let Some(stream) = self.programs.get_mut(&id).and_then(|program| program.stream.as_mut()) {
             loop {
                 let message = match stream.frames.next_frame() {
@@ -186,10 +255,16 @@ impl<M: Machine, R: Record> Session<M, R> {
                 match message {
                     Ok(StreamMessage::Stdout(data)) => {
                         first = true;
+                        if let Some(checks) = &mut checks {
+                            checks.hear(data);
+                        }
                         deliver(&mut self.clients, &mut self.log, id, Output::Stdout, data);
                     }
                     Ok(StreamMessage::Stderr(data)) => {
                         first = true;
+                        if let Some(checks) = &mut checks {
+                            checks.hear(data);
+                        }
                         deliver(&mut self.clients, &mut self.log, id, Output::Stderr, data);
                     }
                     Ok(StreamMessage::StdoutEof) => ended.push(Output::Stdout),
@@ -298,7 +373,7 @@ fn failure(stage: Stage, errno: i32, message: &str) -> Failure {
     }
 }
 
-fn reason(message: &str, errno: i32) -> String {
+pub(super) fn reason(message: &str, errno: i32) -> String {
     if errno == 0 {
         return message.to_owned();
     }

@@ -3,26 +3,30 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use servin_init::proto::{BootOptions, Lower, Root, Upper, WindowSize};
+use servin_init::proto::{Exec, Lower, Root, Upper, WindowSize};
 
+use super::keeper::Keeper;
 use super::log::Log;
 use super::machine::Machine;
+use super::restore::Restore;
 use super::session::{Record, Session, Start};
 use super::wire::{Exit, Failure, Message, Size, Tell};
 use crate::container::{
-    BindShare, Config, Plan, ROOT_TAG, Request, RootSource, RunDir, machine_memory, new_id, new_name, random,
-    reconcile, remove_container,
+    self, BindShare, Config, Consistency, DEFAULT_DISK, Disk, Plan, ROOT_TAG, Request, RootSource, RunDir,
+    Wanted, machine_memory, random, reconcile,
 };
 use crate::guest::Guest;
-use crate::image::{self, Image, Images, Process};
+use crate::image::{Image, Images};
+use crate::network::{self, Card, Mode, Networks};
 use crate::process::{self, Fork, Signals};
-use crate::store::{self, State, Store, now_ns};
+use crate::store::{self, State, Store};
 use crate::template::Templates;
+use crate::trace::Trace;
+use crate::volume::Volumes;
 use crate::{Error, Result, chain, host};
 
 /// How long a guest may take to its first word.
@@ -31,16 +35,36 @@ const BOOT: Duration = Duration::from_secs(60);
 const SLOW_BOOT: Duration = Duration::from_secs(300);
 /// Signals that a host sends to everybody when it goes down (`SIGHUP`, `SIGINT`, `SIGTERM`): the container is stopped.
 const ENDING: &[i32] = &[1, 2, 15];
-/// How often a made-up name is tried.
-const NAMES: u32 = 16;
+/// Shares of a machine at most: it has 19 places for devices, and some are taken by disks, sockets and the like.
+const MOST_SHARES: usize = 12;
 
-/// A container to be run.
+/// What a monitor is for.
+#[derive(Debug)]
+pub enum What {
+    /// A new container.
+    Run(Box<Request>),
+    /// A new container that continues one that was saved.
+    Restore(Box<Restore>),
+    /// One that is there and does not run, by its full id.
+    Start {
+        /// Its id.
+        id: String,
+        /// The command watches the program, and gives its input if it has one.
+        attach: bool,
+        /// The command has no input for it.
+        no_stdin: bool,
+    },
+    /// The files of one that does not run, by its full id: the command speaks with a file server instead of a program.
+    Files(String),
+}
+
+/// A monitor to be started.
 #[derive(Debug)]
 pub struct Launch {
     /// The data root; the default one without.
     pub data_root: Option<PathBuf>,
-    /// What to run.
-    pub request: Request,
+    /// What it is for.
+    pub what: What,
     /// Size of the command's terminal.
     pub size: Option<Size>,
     /// When the command was executed.
@@ -49,6 +73,8 @@ pub struct Launch {
     pub keep_stderr: bool,
     /// Clone a template where there is one, and leave one where there is none.
     pub warm: bool,
+    /// Write the start as a trace into this file, absolute; the machine then boots.
+    pub trace: Option<PathBuf>,
 }
 
 impl Launch {
@@ -81,7 +107,7 @@ impl Launch {
             Ok(mut session) => {
                 session.stop_on(signals);
                 // Everything is open, and no byte of the guest was seen yet.
-                if let Err(error) = super::confine::confine() {
+                if let Err(error) = super::confine::confine(session.has_network()) {
                     ::log::warn!("the monitor runs without a filter of system calls: {error}");
                 }
                 session.run()
@@ -92,6 +118,15 @@ impl Launch {
             }
         }
     }
+}
+
+/// Takes less of the host's processors than others, or more where the host allows that. Before the machine's threads are
+/// made, which inherit it. A kernel that groups processes by session weighs the group, which has a niceness of its own.
+fn take_turns(niceness: i32) {
+    if let Err(error) = rustix::process::setpriority_process(None, niceness) {
+        ::log::warn!("the host does not let the monitor have niceness {niceness}: {error}");
+    }
+    let _ = std::fs::write("/proc/self/autogroup", niceness.to_string());
 }
 
 /// What the machine is made from.
@@ -105,18 +140,26 @@ pub(crate) struct MachinePlan {
     pub(crate) cpus: u32,
     /// A read-only disk that becomes `/dev/vda`.
     pub(crate) disk: Option<PathBuf>,
+    /// The disk behind it, which takes the container's changes.
+    pub(crate) changes: Option<Disk>,
     /// Directories and files of the host.
     pub(crate) shares: Vec<Share>,
+    /// The network card.
+    pub(crate) card: Option<Card>,
     /// The guest kernel's words go to standard error.
     pub(crate) verbose: bool,
     /// When the command was executed.
     pub(crate) began: Instant,
-    /// The agent's part of the kernel command line.
-    pub(crate) boot: BootOptions,
+    /// The root file system.
+    pub(crate) root: Root,
     /// The image's name, for people.
     pub(crate) image: String,
     /// Where templates are; without, the machine boots and leaves none.
     pub(crate) templates: Option<Templates>,
+    /// The snapshot that it continues, by its directory.
+    pub(crate) snapshot: Option<PathBuf>,
+    /// Its start is noted here.
+    pub(crate) trace: Option<Trace>,
 }
 
 /// A directory of the host, or one file in it, as a device.
@@ -127,6 +170,120 @@ pub(crate) struct Share {
     pub(crate) read_only: bool,
     /// `path` is a file: the share shows it alone, under its own name.
     pub(crate) is_file: bool,
+    pub(crate) consistency: Consistency,
+}
+
+/// A container whose monitor this becomes.
+struct Found {
+    record: store::Record,
+    request: Request,
+    plan: Plan,
+    image: Option<Image>,
+    run: RunDir,
+}
+
+impl Found {
+    /// A container that is there: it must not run.
+    fn again(store: &Store, id: &str) -> Result<Self> {
+        let Some(record) = store.containers().get(id)? else {
+            return Err(Error::NoSuchContainer { name: container::short(id) });
+        };
+        if !matches!(record.state, State::Created | State::Exited) {
+            return Err(Error::Running { name: record.name });
+        }
+        let Config { request, plan } = serde_json::from_str(&record.config)
+            .map_err(|source| Error::Json { what: format!("the record of {}", record.name), source })?;
+        let image = match &record.image {
+            Some(id) => Some(Images::new(store).find(&id.to_string())?),
+            None => None,
+        };
+        let run = RunDir::create(store.root(), id)?;
+        Ok(Found { record, request, plan, image, run })
+    }
+
+    /// Binds its ports anew; the record says which they are this time.
+    fn bind(&mut self, store: &Store) -> Result<Option<Card>> {
+        if let Mode::Shared(name) = &self.request.network.mode {
+            self.request.network.place = Some(Networks::new(store).place(&self.record.id, name)?);
+        }
+        let mut card = card(&self.request, &mut self.plan)?;
+        if let Some(card) = &mut card {
+            card.plug(&self.request.network, store.root());
+        }
+        let config = Config { request: self.request.clone(), plan: self.plan.clone() };
+        self.record.config = serde_json::to_string(&config)
+            .map_err(|source| Error::Json { what: "the container's record".into(), source })?;
+        Ok(card)
+    }
+}
+
+/// Binds the ports that are to be published, and notes them in the plan; `None` for a container without a network card.
+fn card(request: &Request, plan: &mut Plan) -> Result<Option<Card>> {
+    let bound = network::bind(&request.network.wanted(&plan.exposed))?;
+    plan.ports = bound.iter().map(|bound| bound.published.clone()).collect();
+    Ok(request.network.has_card().then(|| Card::new(bound)))
+}
+
+/// The machine of a container.
+fn machine_plan(
+    launch: &Launch,
+    store: &Store,
+    request: &Request,
+    image: Option<&Image>,
+    id: &str,
+    shares: Vec<Share>,
+    card: Option<Card>,
+) -> Result<MachinePlan> {
+    let trace = launch.trace.as_deref().map(Trace::create).transpose()?;
+    let kernel = request.kernel.as_ref().map(|kernel| kernel.as_path());
+    Ok(MachinePlan {
+        guest: Guest::find(kernel)?,
+        memory: machine_memory(request.memory),
+        cpus: request.cpus.count(),
+        disk: image.map(|image| Images::new(store).root(image)).transpose()?,
+        changes: Some(Disk::new(&store.container_dir(id), request.disk.unwrap_or(DEFAULT_DISK))),
+        shares,
+        card,
+        verbose: launch.keep_stderr,
+        began: launch.began,
+        root: root(request),
+        image: match &request.root {
+            RootSource::Image(name) => name.clone(),
+            RootSource::Directory(_) => String::new(),
+        },
+        templates: (launch.warm && trace.is_none()).then(|| Templates::new(store)),
+        snapshot: None,
+        trace,
+    })
+}
+
+/// A container that is made now, and its machine.
+fn made(
+    launch: &Launch,
+    store: &Store,
+    mut request: Request,
+    mut wanted: Wanted,
+) -> Result<(Found, MachinePlan, Vec<BindShare>)> {
+    // A taken port is an error before anything is made.
+    let card = card(&request, &mut wanted.plan)?;
+    let (shares, binds) = shares(&request)?;
+    // What is wrong with the machine is told before there is a container.
+    let mut machine_plan =
+        machine_plan(launch, store, &request, wanted.image.as_ref(), &wanted.id, shares, card)?;
+    let run = RunDir::create(store.root(), &wanted.id)?;
+    let pid = i32::try_from(std::process::id()).ok();
+    let record = match container::insert(store, &mut request, &wanted, pid) {
+        Ok(record) => record,
+        Err(error) => {
+            let _ = run.remove();
+            return Err(error);
+        }
+    };
+    if let Some(card) = &mut machine_plan.card {
+        card.plug(&request.network, store.root());
+    }
+    let Wanted { plan, image, .. } = wanted;
+    Ok((Found { record, request, plan, image, run }, machine_plan, binds))
 }
 
 /// Everything up to a started machine.
@@ -135,80 +292,121 @@ pub(crate) fn prepare<M: Machine>(
     socket: &UnixStream,
     make: impl FnOnce(&MachinePlan) -> Result<M>,
 ) -> Result<Session<M, Keeper>> {
-    let request = &launch.request;
     let store = match &launch.data_root {
         Some(root) => Store::open(root)?,
         None => Store::open_default()?,
     };
     reconcile(&store)?;
-    let image = match &request.root {
-        RootSource::Image(name) => {
-            let guest = image::guest_directory();
-            Some(Images::new(&store).find_or_base(name, guest.as_deref(), &mut |_| {})?)
+    let (found, mut machine_plan, mut binds) = match &launch.what {
+        What::Run(request) => made(launch, &store, (**request).clone(), Wanted::new(&store, request)?)?,
+        What::Restore(restore) => {
+            let (request, wanted) = restore.open(&store)?;
+            let (found, machine_plan, binds) = made(launch, &store, request, wanted)?;
+            (found, MachinePlan { snapshot: Some(restore.snapshot.clone()), ..machine_plan }, binds)
         }
-        RootSource::Directory(_) => None,
+        What::Start { id, .. } | What::Files(id) => {
+            let mut found = Found::again(&store, id)?;
+            let is_start = matches!(launch.what, What::Start { .. });
+            let made = shares(&found.request).and_then(|(shares, binds)| {
+                // What only serves files has no network.
+                let card = if is_start { found.bind(&store)? } else { None };
+                let plan =
+                    machine_plan(launch, &store, &found.request, found.image.as_ref(), id, shares, card)?;
+                Ok((plan, binds))
+            });
+            match made {
+                Ok((machine_plan, binds)) => (found, machine_plan, binds),
+                Err(error) => {
+                    let _ = found.run.remove();
+                    return Err(error);
+                }
+            }
+        }
     };
-    let id = new_id()?;
-    let defaults = Process::default();
-    let plan = Plan::new(request, image.as_ref().map_or(&defaults, |image| &image.config.process), &id)?;
-    let kernel = request.kernel.as_ref().map(|kernel| kernel.as_path());
-    let (shares, binds) = shares(request)?;
-    let machine_plan = MachinePlan {
-        guest: Guest::find(kernel)?,
-        memory: machine_memory(request.memory),
-        cpus: request.cpus.count(),
-        disk: image.as_ref().map(|image| Images::new(&store).root(image)).transpose()?,
-        shares,
-        verbose: launch.keep_stderr,
-        began: launch.began,
-        boot: boot_options(request),
-        image: match &request.root {
-            RootSource::Image(name) => name.clone(),
-            RootSource::Directory(_) => String::new(),
-        },
-        templates: launch.warm.then(|| Templates::new(&store)),
-    };
-    let run = RunDir::create(store.root(), &id)?;
-    let listener = run.listen()?;
+    let Found { record, request, plan, image, run } = found;
+    if request.limits.cpu_shares.is_some() {
+        take_turns(request.limits.niceness());
+    }
+    let files_only = matches!(launch.what, What::Files(_));
+    let listener = if files_only { run.serves_files().map(|()| None) } else { run.listen().map(Some) };
+    let id = record.id.clone();
     let dir = store.container_dir(&id);
-    std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|source| Error::io("make", &dir, source))?;
-    let mut keeper = Keeper::insert(store, run, request, &plan, image.as_ref(), &id)?;
+    let created = matches!(launch.what, What::Run(_) | What::Restore(_));
+    let mut keeper = Keeper::new(store, record, run, &request, created, files_only);
     tell(socket, &Tell::Created(id.clone()));
     let kind = host::kvm_kind();
     let is_slow = kind.is_some_and(host::Kind::is_slow);
-    let made = keep_log(launch, &dir).and_then(|()| {
+    let made = listener.and_then(|listener| {
+        keep_log(launch, &dir)?;
+        if created {
+            container::attach_volumes(
+                &keeper.store,
+                &id,
+                &request,
+                image.as_ref(),
+                machine_plan.disk.as_deref(),
+            )?;
+        }
+        for (share, bind) in
+            volume_shares(&keeper.store, &id, container::has_volumes(&request, image.as_ref()))?
+        {
+            machine_plan.shares.push(share);
+            binds.push(bind);
+        }
+        if machine_plan.shares.len() > MOST_SHARES {
+            return Err(Error::TooManyShares { count: machine_plan.shares.len(), most: MOST_SHARES });
+        }
         let entropy = random::<64>()?;
-        let log = Log::open(&dir)?;
-        Ok((make(&machine_plan)?, log, entropy))
+        let log = if files_only { None } else { Log::open(&dir, &request.log)? };
+        Ok((make(&machine_plan)?, log, entropy, listener))
     });
-    let (machine, log, entropy) = match made {
+    let (machine, log, entropy, listener) = match made {
         Ok(made) => made,
         Err(error) => {
             keeper.ended(&Exit { code: 125, oom: false }, &chain(&error));
             return Err(error);
         }
     };
-    if is_slow && !machine.is_warm() {
+    if is_slow && !machine.is_warm() && machine_plan.snapshot.is_none() {
         let text =
             "starting: guest kernels are emulated on this host (kvm_pvm), so that a start takes many seconds";
         tell(socket, &Tell::Notice(text.into()));
     }
-    let mut configure = plan.configure(request, &binds);
+    let mut configure = plan.configure(&request, &binds);
     configure.entropy = entropy.to_vec();
+    if files_only {
+        configure.network = None;
+    }
     let size = launch.size.map(|size| WindowSize { rows: size.rows, cols: size.cols });
+    let main = plan.main(&request, super::session::MAIN, size);
     let start = Start {
         configure,
-        main: plan.main(request, super::session::MAIN, size),
+        restored: machine_plan.snapshot.is_some(),
+        main: if files_only { Exec { terminal: None, stdin: true, ..main } } else { main },
+        files_only,
+        network: machine_plan.card.as_ref().is_some_and(Card::is_ours),
+        restart: request.restart,
         deadline: if is_slow { SLOW_BOOT } else { BOOT },
         stop_signal: plan.stop_signal,
         stop_timeout: Duration::from_secs(plan.stop_timeout.into()),
         needs_shutdown: machine_plan.shares.iter().any(|share| !share.read_only),
         began: launch.began,
+        memory: machine_plan.memory,
+        cpus: machine_plan.cpus,
+        health: plan.health.clone().filter(|_| !files_only),
     };
-    let mut session = Session::new(machine, keeper, start, Some(log));
-    session.listen(listener);
+    let mut session = Session::new(machine, keeper, start, log);
+    if let Some(listener) = listener {
+        session.listen(listener);
+    }
     if let Ok(socket) = socket.try_clone() {
-        session.launcher(socket, !request.detach);
+        let (watching, gives_input) = match &launch.what {
+            What::Run(request) => (!request.detach, true),
+            What::Restore(restore) => (!restore.detach, true),
+            What::Start { attach, no_stdin, .. } => (*attach, !no_stdin),
+            What::Files(_) => (true, true),
+        };
+        session.launcher(socket, watching, gives_input);
     }
     Ok(session)
 }
@@ -222,7 +420,8 @@ fn shares(request: &Request) -> Result<(Vec<Share>, Vec<BindShare>)> {
         if !meta.is_dir() {
             return Err(Error::Share { path, why: "the root file system must be a directory".into() });
         }
-        shares.push(Share { tag: ROOT_TAG.into(), path, read_only: true, is_file: false });
+        let (tag, consistency) = (ROOT_TAG.into(), Consistency::Cached);
+        shares.push(Share { tag, path, read_only: true, is_file: false, consistency });
     }
     for (index, bind) in request.binds.iter().enumerate() {
         let path = bind.host.as_path().to_path_buf();
@@ -233,7 +432,9 @@ fn shares(request: &Request) -> Result<(Vec<Share>, Vec<BindShare>)> {
                 return Err(Error::Share { path, why: "it is neither a directory nor a file".into() });
             }
             // As docker does it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !bind.read_only => {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && !bind.read_only && !bind.must_exist =>
+            {
                 std::fs::create_dir_all(&path).map_err(|source| Error::io("make", &path, source))?;
                 false
             }
@@ -250,17 +451,35 @@ fn shares(request: &Request) -> Result<(Vec<Share>, Vec<BindShare>)> {
             target: bind.target.clone(),
             read_only: bind.read_only,
         });
-        shares.push(Share { tag, path, read_only: bind.read_only, is_file });
+        shares.push(Share { tag, path, read_only: bind.read_only, is_file, consistency: bind.consistency });
     }
     Ok((shares, binds))
 }
 
-fn boot_options(request: &Request) -> BootOptions {
-    let lower = match request.root {
-        RootSource::Image(_) => Lower::Erofs("/dev/vda".into()),
-        RootSource::Directory(_) => Lower::Virtiofs(ROOT_TAG.into()),
+/// A share for each volume of the container.
+fn volume_shares(store: &Store, id: &str, any: bool) -> Result<Vec<(Share, BindShare)>> {
+    if !any {
+        return Ok(Vec::new());
+    }
+    let volumes = Volumes::new(store);
+    let uses = volumes.of(id)?.into_iter().enumerate();
+    Ok(uses
+        .map(|(index, used)| {
+            let (tag, read_only) = (format!("n{index}"), used.read_only);
+            let path = volumes.path(&used.volume);
+            let consistency = Consistency::Cached;
+            let share = Share { tag: tag.clone(), path, read_only, is_file: false, consistency };
+            (share, BindShare { tag, path: Vec::new(), target: used.target, read_only })
+        })
+        .collect())
+}
+
+fn root(request: &Request) -> Root {
+    let (lower, changes) = match request.root {
+        RootSource::Image(_) => (Lower::Erofs("/dev/vda".into()), "/dev/vdb"),
+        RootSource::Directory(_) => (Lower::Virtiofs(ROOT_TAG.into()), "/dev/vda"),
     };
-    BootOptions { root: Some(Root { lower, upper: Upper::Tmpfs }), sockets: None }
+    Root { lower, upper: Upper::Ext4(changes.into()) }
 }
 
 /// From here on the monitor's own diagnostics go to a file of the container.
@@ -287,86 +506,4 @@ fn failure(error: &Error) -> Failure {
         _ => None,
     };
     Failure { code: 125, text: chain(error), hint }
-}
-
-/// The container's row and run directory, kept by its monitor.
-#[derive(Debug)]
-pub(crate) struct Keeper {
-    store: Store,
-    record: store::Record,
-    remove: bool,
-    run: Option<RunDir>,
-}
-
-impl Keeper {
-    fn insert(
-        store: Store,
-        run: RunDir,
-        request: &Request,
-        plan: &Plan,
-        image: Option<&Image>,
-        id: &str,
-    ) -> Result<Self> {
-        let config = Config { request: request.clone(), plan: plan.clone() };
-        let config = serde_json::to_string(&config)
-            .map_err(|source| Error::Json { what: "the container's record".into(), source })?;
-        let mut record = store::Record {
-            id: id.to_owned(),
-            name: String::new(),
-            image: image.map(|image| image.id),
-            config,
-            state: State::Created,
-            pid: i32::try_from(std::process::id()).ok(),
-            exit_code: None,
-            oom: false,
-            error: String::new(),
-            created_ns: now_ns(),
-            started_ns: None,
-            finished_ns: None,
-        };
-        let mut attempt = 0;
-        loop {
-            record.name = match &request.name {
-                Some(name) => name.clone(),
-                None => new_name(attempt)?,
-            };
-            match store.containers().insert(&record) {
-                Ok(()) => break,
-                Err(Error::NameTaken { .. }) if request.name.is_none() && attempt < NAMES => attempt += 1,
-                Err(error) => {
-                    let _ = std::fs::remove_dir_all(store.container_dir(id));
-                    let _ = run.remove();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(Keeper { store, record, remove: request.remove, run: Some(run) })
-    }
-}
-
-impl Record for Keeper {
-    fn started(&mut self) {
-        self.record.state = State::Running;
-        self.record.started_ns = Some(now_ns());
-        if let Err(error) = self.store.containers().update(&self.record) {
-            ::log::error!("cannot record that the container runs: {}", chain(&error));
-        }
-    }
-
-    fn ended(&mut self, exit: &Exit, error: &str) {
-        self.record.state = State::Exited;
-        self.record.exit_code = Some(i32::from(exit.code));
-        self.record.oom = exit.oom;
-        self.record.error = error.to_owned();
-        self.record.pid = None;
-        self.record.finished_ns = Some(now_ns());
-        let done =
-            self.store.containers().update(&self.record).and_then(|()| {
-                if self.remove { remove_container(&self.store, &self.record) } else { Ok(()) }
-            });
-        let removed = self.run.take().map_or(Ok(()), RunDir::remove);
-        for error in [done, removed].into_iter().filter_map(Result::err) {
-            ::log::error!("cannot record the container's end: {}", chain(&error));
-        }
-    }
 }

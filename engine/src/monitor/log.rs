@@ -6,19 +6,50 @@
 //!   u64 LE   u32 LE   u8
 //! ```
 //!
-//! Time is nanoseconds since 1970, stream 1 or 2. When the file has [`MOST`] bytes it becomes `log.1` and a new one is
-//! begun, so that at most twice as much is kept.
+//! Time is nanoseconds since 1970, stream 1 or 2. When the file `log` is full it becomes `log.1`, and what was that
+//! `log.2`, up to the number of files that are kept.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::wire::Output;
 use crate::{Error, Result};
 
-/// Bytes of a log file before the next one is begun.
+/// Bytes of a log file before the next one is begun, unless told otherwise.
 const MOST: u64 = 32 << 20;
+/// Files that are kept, unless told otherwise.
+const FILES: u32 = 2;
 const HEADER: usize = 16;
+
+/// What is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogOptions {
+    /// How it was called; every driver but `none` keeps the same files.
+    pub driver: String,
+    /// Bytes of a file before the next one is begun; `None` is the default, 32 MiB.
+    pub max_size: Option<u64>,
+    /// Files that are kept, at least 1; `None` is the default, 2.
+    pub max_file: Option<u32>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions { driver: "json-file".into(), max_size: None, max_file: None }
+    }
+}
+
+impl LogOptions {
+    /// Nothing is kept.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.driver == "none"
+    }
+}
 
 /// One piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,27 +65,36 @@ pub struct Entry {
 /// The log being written.
 #[derive(Debug)]
 pub(crate) struct Log {
-    path: PathBuf,
+    dir: PathBuf,
     file: File,
     length: u64,
+    most: u64,
+    files: u32,
 }
 
 impl Log {
-    /// Begins or goes on with the log in a container's directory.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("log");
+    /// Begins or goes on with the log in a container's directory; `None` if none is kept.
+    pub(crate) fn open(dir: &Path, options: &LogOptions) -> Result<Option<Self>> {
+        if options.is_none() {
+            return Ok(None);
+        }
+        let path = path(dir, 0);
         let fail = |source| Error::io("open", &path, source);
         let file = File::options().append(true).create(true).open(&path).map_err(fail)?;
         let length = file.metadata().map_err(fail)?.len();
-        Ok(Log { path, file, length })
+        Ok(Some(Log {
+            dir: dir.to_path_buf(),
+            file,
+            length,
+            most: options.max_size.unwrap_or(MOST),
+            files: options.max_file.unwrap_or(FILES),
+        }))
     }
 
     /// Adds a piece, with one write.
     pub(crate) fn add(&mut self, output: Output, data: &[u8]) -> io::Result<()> {
-        if self.length >= MOST {
-            fs::rename(&self.path, self.path.with_file_name("log.1"))?;
-            self.file = File::options().append(true).create(true).open(&self.path)?;
-            self.length = 0;
+        if self.length >= self.most {
+            self.begin()?;
         }
         let length = u32::try_from(data.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let time = u64::try_from(crate::store::now_ns()).unwrap_or_default();
@@ -67,25 +107,55 @@ impl Log {
         self.length += entry.len() as u64;
         Ok(())
     }
+
+    /// Begins a new file.
+    fn begin(&mut self) -> io::Result<()> {
+        let current = path(&self.dir, 0);
+        for number in (1..self.files).rev() {
+            match fs::rename(path(&self.dir, number - 1), path(&self.dir, number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        if self.files <= 1 {
+            fs::remove_file(&current)?;
+        }
+        self.file = File::options().append(true).create(true).open(&current)?;
+        self.length = 0;
+        Ok(())
+    }
 }
 
-/// Reads the pieces of a file, in order. An unfinished piece at its end waits for its rest.
+/// A log's file by its number; 0 is the one that is written.
+fn path(dir: &Path, number: u32) -> PathBuf {
+    if number == 0 { dir.join("log") } else { dir.join(format!("log.{number}")) }
+}
+
+/// Reads the pieces of a log through all its files, while others are begun.
 #[derive(Debug)]
-pub struct Reader<R> {
-    source: R,
+pub struct Reader {
+    dir: PathBuf,
+    /// The file that is read, and its inode.
+    current: Option<(File, u64)>,
     buf: Vec<u8>,
 }
 
-impl<R: Read> Reader<R> {
-    /// Reads from the beginning.
-    pub fn new(source: R) -> Self {
-        Reader { source, buf: Vec::new() }
+impl Reader {
+    /// Reads from the oldest piece that is kept.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let mut reader = Reader { dir: dir.to_path_buf(), current: None, buf: Vec::new() };
+        let oldest = reader.numbers()?.into_iter().max();
+        reader.current = oldest.map(|number| reader.file(number)).transpose()?.flatten();
+        Ok(reader)
     }
 
     /// The next piece; `None` when no whole one is there yet.
     ///
     /// # Errors
-    /// If reading fails or the file is not a log.
+    /// If reading fails or a file is not a log.
     pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         loop {
             if let Some((entry, used)) = parse(&self.buf)? {
@@ -93,11 +163,70 @@ impl<R: Read> Reader<R> {
                 return Ok(Some(entry));
             }
             let mut part = [0; 16 * 1024];
-            match self.source.read(&mut part)? {
-                0 => return Ok(None),
-                count => self.buf.extend_from_slice(part.get(..count).unwrap_or_default()),
+            let read = match &mut self.current {
+                Some((file, _)) => file.read(&mut part)?,
+                None => 0,
+            };
+            self.buf.extend_from_slice(part.get(..read).unwrap_or_default());
+            if read == 0 && !self.go_on()? {
+                return Ok(None);
             }
         }
+    }
+
+    /// Goes to the file after the one that was read to its end, if one was begun.
+    fn go_on(&mut self) -> io::Result<bool> {
+        let Some((_, inode)) = &self.current else {
+            self.current = self.file(0)?;
+            return Ok(self.current.is_some());
+        };
+        // Where it stands now: it moves up with each new file, and is gone at last.
+        let numbers = self.numbers()?;
+        let is_it =
+            |number: &u32| fs::metadata(path(&self.dir, *number)).is_ok_and(|meta| meta.ino() == *inode);
+        let next = match numbers.iter().copied().find(is_it) {
+            Some(0) => return Ok(false),
+            Some(number) => number - 1,
+            None => match numbers.into_iter().max() {
+                Some(oldest) => oldest,
+                None => return Ok(false),
+            },
+        };
+        let Some(file) = self.file(next)? else { return Ok(false) };
+        // A piece is never cut between two files.
+        self.buf.clear();
+        self.current = Some(file);
+        Ok(true)
+    }
+
+    fn file(&self, number: u32) -> io::Result<Option<(File, u64)>> {
+        match File::open(path(&self.dir, number)) {
+            Ok(file) => {
+                let inode = file.metadata()?.ino();
+                Ok(Some((file, inode)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The numbers of the files that are there.
+    fn numbers(&self) -> io::Result<Vec<u32>> {
+        let mut numbers = Vec::new();
+        let entries = match fs::read_dir(&self.dir) {
+            // The container was removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(numbers),
+            entries => entries?,
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            match name.to_str() {
+                Some("log") => numbers.push(0),
+                Some(name) => numbers.extend(name.strip_prefix("log.").and_then(|n| n.parse::<u32>().ok())),
+                None => {}
+            }
+        }
+        Ok(numbers)
     }
 }
 
@@ -123,15 +252,25 @@ fn parse(buf: &[u8]) -> io::Result<Option<(Entry, usize)>> {
 mod tests {
     use super::*;
 
+    fn open(dir: &Path, max_size: Option<u64>, max_file: Option<u32>) -> Log {
+        Log::open(dir, &LogOptions { max_size, max_file, ..LogOptions::default() }).unwrap().unwrap()
+    }
+
+    fn texts(reader: &mut Reader) -> Vec<String> {
+        std::iter::from_fn(|| reader.next_entry().unwrap())
+            .map(|entry| String::from_utf8_lossy(&entry.data).into_owned())
+            .collect()
+    }
+
     #[test]
     fn pieces_come_back_exactly_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::open(dir.path()).unwrap();
+        let mut log = open(dir.path(), None, None);
         log.add(Output::Stdout, b"a\xff\n").unwrap();
         log.add(Output::Stderr, b"").unwrap();
         drop(log);
-        Log::open(dir.path()).unwrap().add(Output::Stderr, &[7; 100_000]).unwrap();
-        let mut reader = Reader::new(File::open(dir.path().join("log")).unwrap());
+        open(dir.path(), None, None).add(Output::Stderr, &[7; 100_000]).unwrap();
+        let mut reader = Reader::open(dir.path()).unwrap();
         let first = reader.next_entry().unwrap().unwrap();
         assert_eq!((first.output, first.data.as_slice()), (Output::Stdout, &b"a\xff\n"[..]));
         assert!(first.time_ns > 1_600_000_000_000_000_000);
@@ -143,9 +282,51 @@ mod tests {
     #[test]
     fn an_unfinished_piece_waits_for_its_rest() {
         let dir = tempfile::tempdir().unwrap();
-        Log::open(dir.path()).unwrap().add(Output::Stdout, b"whole").unwrap();
+        open(dir.path(), None, None).add(Output::Stdout, b"whole").unwrap();
         let bytes = fs::read(dir.path().join("log")).unwrap();
-        let mut reader = Reader::new(&bytes[..bytes.len() - 1]);
+        fs::write(dir.path().join("log"), &bytes[..bytes.len() - 1]).unwrap();
+        let mut reader = Reader::open(dir.path()).unwrap();
         assert_eq!(reader.next_entry().unwrap(), None);
+        let mut file = File::options().append(true).open(dir.path().join("log")).unwrap();
+        file.write_all(&bytes[bytes.len() - 1..]).unwrap();
+        assert_eq!(texts(&mut reader), ["whole"]);
+    }
+
+    #[test]
+    fn as_many_files_are_kept_as_were_asked_for() {
+        for (files, kept) in
+            [(1, &["8", "9"][..]), (2, &["6", "7", "8", "9"]), (3, &["4", "5", "6", "7", "8", "9"])]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = open(dir.path(), Some(30), Some(files));
+            for number in 0..10 {
+                log.add(Output::Stdout, number.to_string().as_bytes()).unwrap();
+            }
+            assert_eq!(texts(&mut Reader::open(dir.path()).unwrap()), kept);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), files as usize);
+        }
+    }
+
+    #[test]
+    fn a_reader_follows_through_files_that_are_begun_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open(dir.path(), Some(30), Some(5));
+        let mut reader = Reader::open(dir.path()).unwrap();
+        assert_eq!(reader.next_entry().unwrap(), None);
+        log.add(Output::Stdout, b"0").unwrap();
+        assert_eq!(texts(&mut reader), ["0"]);
+        for number in 1..8 {
+            log.add(Output::Stdout, number.to_string().as_bytes()).unwrap();
+        }
+        assert_eq!(texts(&mut reader), ["1", "2", "3", "4", "5", "6", "7"]);
+        assert_eq!(texts(&mut reader), [""; 0]);
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nothing_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions { driver: "none".into(), ..LogOptions::default() };
+        assert!(Log::open(dir.path(), &options).unwrap().is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -3,9 +3,12 @@
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
-use servin_init::proto::Hello;
+use servin_init::proto::{Hello, Root};
+
+use super::wire::Clocks;
 
 /// Why a machine is not running any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +44,26 @@ pub(crate) trait Machine {
     /// Ends it at once, if it has not ended, and waits for its threads.
     fn kill(&mut self);
 
+    /// It has published ports, which others shall be able to take as soon as its end is told.
+    fn publishes(&self) -> bool {
+        false
+    }
+
+    /// Ends it as [`Machine::kill`] does, and gives back what it keeps for a next one: the published ports.
+    fn retire(&mut self) {
+        self.kill();
+    }
+
     /// When the steps of its start were reached.
     fn clocks(&self) -> BootClocks;
 
     /// It is a clone of a template: its agent connects anew and says a generation above 0.
     fn is_warm(&self) -> bool;
+
+    /// The root file system, if its agent does not know it from the kernel command line.
+    fn root(&self) -> Option<Root> {
+        None
+    }
 
     /// It is to be saved as a template once its agent is idle.
     fn wants_template(&self) -> bool;
@@ -54,8 +72,29 @@ pub(crate) trait Machine {
     /// the machine.
     fn save_template(&mut self);
 
+    /// Parks the virtual CPUs between two instructions.
+    fn pause(&mut self) -> Result<(), String>;
+
+    /// Lets them go on.
+    fn resume(&mut self) -> Result<(), String>;
+
+    /// Writes the machine, with what is on the container's disk, into a directory. It is paused.
+    ///
+    /// # Errors
+    /// Why it cannot be saved.
+    fn save(&self, dir: &Path) -> Result<(), String>;
+
     /// The main program runs.
     fn main_started(&mut self);
+
+    /// Writes what was noted of its start, where somebody wanted to know. It still has its devices.
+    fn write_trace(&self, _: &Clocks) {}
+
+    /// Starts another machine like this one, which was killed.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    fn start_again(&mut self) -> Result<(), String>;
 
     /// A clone that came to nothing before its agent's hello is replaced by a machine that boots, and its template thrown
     /// away. `false` if it is no clone or there can be no other.

@@ -12,12 +12,18 @@
 
 mod client;
 mod confine;
+mod control;
 mod guest;
+mod health;
+mod keeper;
 mod launch;
 mod link;
 pub mod log;
 pub(crate) mod machine;
 mod program;
+mod rest;
+mod restore;
+mod saving;
 pub(crate) mod session;
 #[cfg(test)]
 mod testing;
@@ -26,6 +32,8 @@ mod tests;
 pub mod wire;
 
 pub(crate) use client::merge_env;
-pub use launch::Launch;
+pub use keeper::change;
+pub use launch::{Launch, What};
 pub(crate) use launch::{MachinePlan, Share};
 pub use link::{Arrived, Link};
+pub use restore::Restore;

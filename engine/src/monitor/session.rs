@@ -5,25 +5,32 @@
 //!     |                   |                     |                              |
 //!     '-------------------'---------------------'--- kill, failure ------------'
 //! ```
+//! With a policy that starts it again the machine goes after `closing` and a new one boots, with a pause between.
 //!
 //! One thread, one `poll`. Nothing here blocks but the poll: connections keep what could not be written, and a program
 //! whose output a client does not read is not read from either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use servin_init::proto::{Configure, Encode, Exec, Frames, HostMessage};
 
 use super::client::Client;
+use super::health::Checks;
 use super::link::Link;
 use super::log::Log;
 use super::machine::{Ended, Machine};
 use super::program::{Outcome, Program};
+use super::rest::Rest;
+use super::saving::Saving;
 use super::wire::{Clocks, Exit, Failure, Tell};
+use crate::container::{Health, HealthCheck, Restart, Update};
 use crate::process::Signals;
+use crate::snapshot::Target;
 
 /// The main program's id.
 pub(super) const MAIN: u32 = 1;
@@ -38,10 +45,38 @@ pub(super) const KILL: Duration = Duration::from_secs(5);
 
 /// Remembers what became of the container.
 pub(crate) trait Record {
-    /// The main program runs.
+    /// The main program runs. Noted, and written by [`Record::settle`]: the program's first byte is not to wait for it.
     fn started(&mut self);
+    /// Something that was noted is not written yet.
+    fn is_unsettled(&self) -> bool;
+    /// Writes what was noted.
+    fn settle(&mut self);
+    /// It is over and will be started again, for this reason if it was a failure.
+    fn resting(&mut self, exit: &Exit, error: &str);
     /// It is over, for this reason if it was a failure. All of the container's traces outside its record go now.
     fn ended(&mut self, exit: &Exit, error: &str);
+    /// Its virtual CPUs were parked, or go on.
+    fn paused(&mut self, paused: bool);
+    /// Its limits were changed.
+    fn updated(&mut self, update: &Update);
+    /// It was checked; it may be another way than before.
+    fn checked(&mut self, health: &Health, changed: bool);
+    /// Begins a snapshot of it.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    fn begin_snapshot(&mut self, target: &Target) -> Result<(), String>;
+    /// Where the machine is to be saved, once a snapshot was begun.
+    fn snapshot(&self) -> Option<PathBuf>;
+    /// The machine was saved: the snapshot is whole.
+    ///
+    /// # Errors
+    /// Why it is not.
+    fn keep_snapshot(&mut self) -> Result<(), String>;
+    /// Leaves nothing of a snapshot that was begun.
+    fn drop_snapshot(&mut self);
+    /// Something happened that is worth telling.
+    fn event(&mut self, action: &str, attributes: &[(&str, &str)]);
 }
 
 /// What the session starts with.
@@ -51,6 +86,14 @@ pub(crate) struct Start {
     pub(crate) configure: Configure,
     /// The main program.
     pub(crate) main: Exec,
+    /// The machine continues a container that was saved: its main program is there.
+    pub(crate) restored: bool,
+    /// A file server takes the main program's place.
+    pub(crate) files_only: bool,
+    /// The machine has a network card.
+    pub(crate) network: bool,
+    /// What happens when the program ends.
+    pub(crate) restart: Restart,
     /// How long the guest may take to say hello.
     pub(crate) deadline: Duration,
     /// The signal that `stop` sends.
@@ -61,11 +104,19 @@ pub(crate) struct Start {
     pub(crate) needs_shutdown: bool,
     /// When the command was executed.
     pub(crate) began: Instant,
+    /// Bytes of the machine's memory.
+    pub(crate) memory: u64,
+    /// The machine's virtual CPUs.
+    pub(crate) cpus: u32,
+    /// How the container is checked.
+    pub(crate) health: Option<HealthCheck>,
 }
 
 /// The container's life so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
+    /// It is over, and is started again when it is time ([`super::rest`]).
+    Resting,
     /// Waiting for the guest's hello.
     Booting,
     /// Waiting for the agent to be idle, so that the machine is a template.
@@ -107,6 +158,18 @@ pub(crate) struct Session<M, R> {
     pub(super) listener: Option<UnixListener>,
     signals: Option<Signals>,
     pub(super) log: Option<Log>,
+    pub(super) paused: bool,
+    /// It was told to stop.
+    pub(super) stopped: bool,
+    pub(super) checks: Option<Checks>,
+    /// Changes of limits that the guest has not answered yet, and who asked for them.
+    pub(super) updates: VecDeque<(u64, Update)>,
+    /// A snapshot that waits for the guest to stand still.
+    pub(super) saving: Option<Saving>,
+    /// How many answers about standing still the guest owes.
+    pub(super) freezes: u32,
+    /// The main program was saved, and waits to go on.
+    pub(super) taking_up: bool,
     pub(super) clocks: Clocks,
     /// The signal that ended the start, or that kills.
     pub(super) killed_by: Option<u8>,
@@ -114,16 +177,19 @@ pub(crate) struct Session<M, R> {
     pub(super) stop_at: Option<Instant>,
     /// When the machine is ended whatever the guest does.
     pub(super) end_at: Option<Instant>,
-    boot_until: Instant,
+    pub(super) boot_until: Instant,
+    /// How often it was started by its policy, and how soon it is the next time.
+    pub(super) rest: Rest,
     pub(super) next_program: u32,
     pub(super) next_client: u64,
-    last: Option<Outcome>,
+    pub(super) last: Option<Outcome>,
 }
 
 impl<M: Machine, R: Record> Session<M, R> {
     /// A session around a machine that has been started.
     pub(crate) fn new(machine: M, record: R, start: Start, log: Option<Log>) -> Self {
         let boot_until = Instant::now() + if machine.is_warm() { WARM } else { start.deadline };
+        let checks = start.health.clone().map(Checks::new);
         let main = Program::new(start.main.terminal.is_some(), start.main.stdin);
         Session {
             machine,
@@ -137,11 +203,19 @@ impl<M: Machine, R: Record> Session<M, R> {
             listener: None,
             signals: None,
             log,
+            paused: false,
+            stopped: false,
+            checks,
+            updates: VecDeque::new(),
+            saving: None,
+            freezes: 0,
+            taking_up: false,
             clocks: Clocks::default(),
             killed_by: None,
             stop_at: None,
             end_at: None,
             boot_until,
+            rest: Rest::default(),
             next_program: MAIN + 1,
             next_client: 1,
             last: None,
@@ -153,16 +227,21 @@ impl<M: Machine, R: Record> Session<M, R> {
         self.listener = listener.set_nonblocking(true).is_ok().then_some(listener);
     }
 
+    /// Whether the machine has a network card.
+    pub(crate) fn has_network(&self) -> bool {
+        self.start.network
+    }
+
     /// Takes these signals to this process as the wish to stop the container.
     pub(crate) fn stop_on(&mut self, signals: Option<Signals>) {
         self.signals = signals;
     }
 
-    /// Adds the command that asked for the container. With `watching` it sees the main program and gives its input;
-    /// without it is told of the start alone.
-    pub(crate) fn launcher(&mut self, stream: UnixStream, watching: bool) {
+    /// Adds the command that asked for the container. With `watching` it sees the main program and gives its input if
+    /// there is to be one; without it is told of the start alone.
+    pub(crate) fn launcher(&mut self, stream: UnixStream, watching: bool, gives_input: bool) {
         if let Ok(link) = Link::new(stream) {
-            let client = Client::launcher(link, watching, self.start.main.stdin);
+            let client = Client::launcher(link, watching, gives_input && self.start.main.stdin);
             self.clients.insert(0, client);
         }
     }
@@ -178,7 +257,11 @@ impl<M: Machine, R: Record> Session<M, R> {
                     None => 125,
                 };
             }
-            let ready = self.poll();
+            let mut ready = self.poll();
+            if ready.is_empty() && self.record.is_unsettled() {
+                self.record.settle();
+                ready = self.poll();
+            }
             for who in ready {
                 match who {
                     Who::Machine => self.on_machine(),
@@ -195,7 +278,11 @@ impl<M: Machine, R: Record> Session<M, R> {
     }
 
     fn poll(&mut self) -> Vec<Who> {
-        let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = if self.record.is_unsettled() {
+            Some(Duration::ZERO)
+        } else {
+            self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()))
+        };
         let mut all: Vec<(Who, BorrowedFd<'_>, PollFlags)> = Vec::new();
         let flags = |read: bool, link: &Link| {
             let mut flags = PollFlags::empty();
@@ -219,15 +306,19 @@ impl<M: Machine, R: Record> Session<M, R> {
             }
             for (id, program) in &self.programs {
                 if let Some(stream) = &program.stream {
-                    let read = self
-                        .clients
-                        .values()
-                        .all(|client| client.watching != Some(*id) || client.link.pending() < MOST_UNSENT);
+                    // What a program wrote must be out of the guest before it is saved.
+                    let read = self.saving.is_some()
+                        || self.clients.values().all(|client| {
+                            client.watching != Some(*id) || client.link.pending() < MOST_UNSENT
+                        });
                     all.push((Who::Stream(*id), stream.link.as_fd(), flags(read, &stream.link)));
                 }
             }
         }
         for (id, client) in &self.clients {
+            if self.saving.is_some() && client.link.pending() == 0 {
+                continue;
+            }
             all.push((Who::Client(*id), client.link.as_fd(), flags(!client.leaving, &client.link)));
         }
         let mut fds: Vec<PollFd<'_>> =
@@ -253,11 +344,21 @@ impl<M: Machine, R: Record> Session<M, R> {
 
     fn next_deadline(&self) -> Option<Instant> {
         let boot = (self.phase < Phase::Preparing).then_some(self.boot_until);
-        [boot, self.stop_at, self.end_at].into_iter().flatten().min()
+        let check = self.checks.as_ref().filter(|_| self.can_check());
+        let saving = self.saving.as_ref().map(|saving| saving.until);
+        [boot, self.stop_at, self.end_at, check.and_then(Checks::deadline), saving]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn on_time(&mut self, now: Instant) {
-        if self.phase < Phase::Preparing && now >= self.boot_until && !self.start_over("it is silent") {
+        if self.phase == Phase::Resting {
+            if now >= self.boot_until {
+                self.again();
+            }
+        } else if self.phase < Phase::Preparing && now >= self.boot_until && !self.start_over("it is silent")
+        {
             let text = format!("the guest did not start within {} s", self.start.deadline.as_secs());
             self.fail(125, text, Some("see \"servin doctor\""));
         }
@@ -265,6 +366,8 @@ impl<M: Machine, R: Record> Session<M, R> {
             self.stop_at = None;
             self.kill_main(9);
         }
+        self.on_check_time(now);
+        self.on_saving_time(now);
         if self.end_at.is_some_and(|at| now >= at) {
             self.end_at = None;
             if self.phase < Phase::Closing {
@@ -281,7 +384,11 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
         match self.machine.ended() {
             None => {}
-            Some(_) if self.phase >= Phase::Closing => self.finish(),
+            Some(_) if self.phase == Phase::Resting => {}
+            Some(_) if self.phase >= Phase::Closing => {
+                self.drain_streams();
+                self.finish();
+            }
             Some(ended) if self.phase == Phase::Booting && self.start_over(&format!("{ended:?}")) => {}
             Some(Ended::Off) => self.fail(125, "the virtual machine powered off by itself".into(), None),
             Some(Ended::Failed(why)) => self.fail(125, format!("the virtual machine failed: {why}"), None),
@@ -325,7 +432,12 @@ impl<M: Machine, R: Record> Session<M, R> {
     /// Kills the main program with this signal, or the start before it runs; ends the machine if that does not help.
     pub(super) fn kill_main(&mut self, signal: u8) {
         let now = Instant::now();
-        if self.phase < Phase::Running {
+        if signal == 9 || signal == self.start.stop_signal {
+            self.rest.never = true;
+        }
+        if self.phase == Phase::Resting {
+            self.give_up();
+        } else if self.phase < Phase::Running {
             self.killed_by = Some(signal);
             self.end_at = Some(now);
         } else if self.phase == Phase::Running {
@@ -334,6 +446,7 @@ impl<M: Machine, R: Record> Session<M, R> {
                 self.end_at.get_or_insert(now + KILL);
             }
             self.tell_guest(&HostMessage::Signal { id: MAIN, signal });
+            self.wake();
         }
     }
 
@@ -350,6 +463,7 @@ impl<M: Machine, R: Record> Session<M, R> {
             return;
         }
         let ran = self.phase == Phase::Running && matches!(outcome, Outcome::Exited(_));
+        self.rest.ran = self.phase == Phase::Running;
         self.phase = Phase::Closing;
         self.stop_at = None;
         self.clocks.exited = Some(self.microseconds(Instant::now()));
@@ -363,32 +477,57 @@ impl<M: Machine, R: Record> Session<M, R> {
     }
 
     /// The record is written, clients are told, and the machine is ended if it is not off. The machine goes last, because
-    /// taking its memory apart is long work that nobody waits for; first only if it could still write to the host.
-    fn finish(&mut self) {
+    /// taking its memory apart is long work that nobody waits for; first only if it could still write to the host, or has ports
+    /// that whoever hears of the end may want.
+    pub(super) fn finish(&mut self) {
         if self.phase != Phase::Closing {
             return;
         }
+        if self.rests() {
+            return self.rest();
+        }
         self.phase = Phase::Ended;
         self.end_at = None;
-        let may_write = self.start.needs_shutdown;
-        if may_write {
-            self.machine.kill();
+        let at_once = self.start.needs_shutdown || self.machine.publishes();
+        if at_once {
+            self.machine.retire();
         }
         (self.control, self.listener, self.log) = (None, None, None);
         self.unnamed.clear();
-        let boot = self.machine.clocks();
-        self.clocks.warm = self.machine.is_warm();
-        self.clocks.vm_created = boot.vm_created.map(|at| self.microseconds(at));
-        self.clocks.kernel_entered = boot.kernel_entered.map(|at| self.microseconds(at));
-        self.clocks.init_started = boot.init_started.map(|at| self.microseconds(at));
-        let outcome = self.last.clone().unwrap_or(Outcome::Exited(Exit { code: 125, oom: false }));
+        self.read_clocks();
+        self.machine.write_trace(&self.clocks);
+        let outcome = self.outcome();
         match &outcome {
             Outcome::Exited(exit) => self.record.ended(exit, ""),
             Outcome::Failed(failure) => {
                 self.record.ended(&Exit { code: failure.code, oom: false }, &failure.text);
             }
         }
-        let tell = match &outcome {
+        if self.stopped {
+            self.record.event("stop", &[]);
+        }
+        self.tell_end(&outcome);
+        if !at_once {
+            self.machine.retire();
+        }
+    }
+
+    /// How the program ended.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.last.clone().unwrap_or(Outcome::Exited(Exit { code: 125, oom: false }))
+    }
+
+    fn read_clocks(&mut self) {
+        let boot = self.machine.clocks();
+        self.clocks.warm = self.machine.is_warm();
+        self.clocks.vm_created = boot.vm_created.map(|at| self.microseconds(at));
+        self.clocks.kernel_entered = boot.kernel_entered.map(|at| self.microseconds(at));
+        self.clocks.init_started = boot.init_started.map(|at| self.microseconds(at));
+    }
+
+    /// Tells all clients how it ended.
+    pub(super) fn tell_end(&mut self, outcome: &Outcome) {
+        let tell = match outcome {
             Outcome::Exited(exit) => Tell::Exited(exit.clone()),
             Outcome::Failed(failure) => Tell::Failed(failure.clone()),
         };
@@ -405,9 +544,6 @@ impl<M: Machine, R: Record> Session<M, R> {
                 client.tell(&killed);
             }
             client.leaving = true;
-        }
-        if !may_write {
-            self.machine.kill();
         }
     }
 
@@ -429,6 +565,14 @@ impl<M: Machine, R: Record> Session<M, R> {
             let Some(outcome) = self.programs.remove(&id).and_then(|program| program.outcome) else {
                 continue;
             };
+            if self.checks.as_ref().and_then(Checks::program) == Some(id) {
+                self.on_checked(&outcome);
+                continue;
+            }
+            if let Outcome::Exited(exit) = &outcome {
+                let (code, id) = (exit.code.to_string(), id.to_string());
+                self.record.event("exec_die", &[("execID", &id), ("exitCode", &code)]);
+            }
             let tell = match outcome {
                 Outcome::Exited(exit) => Tell::Exited(exit),
                 Outcome::Failed(failure) => Tell::Failed(failure),

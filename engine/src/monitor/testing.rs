@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,6 +20,8 @@ use servin_init::proto::{
 
 use super::machine::{BootClocks, Ended, Machine};
 use super::wire::{Ask, Decoder, Exit, Message, Tell};
+use crate::container::{Health, Update};
+use crate::snapshot::Target;
 
 /// How long a test waits for anything.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -28,6 +32,7 @@ pub(crate) struct FakeMachine {
     shared: Arc<Shared>,
     pub(crate) warm: bool,
     pub(crate) template: bool,
+    pub(crate) publishes: bool,
 }
 
 /// What the guest's threads and the machine share.
@@ -37,6 +42,8 @@ struct Shared {
     sender: Mutex<Sender<(u32, UnixStream)>>,
     control: Mutex<UnixStream>,
     log: Mutex<Vec<String>>,
+    /// It cannot stand still.
+    restless: AtomicBool,
     /// The machine is not taken apart while a test holds it.
     apart: Mutex<()>,
 }
@@ -49,6 +56,11 @@ impl FakeGuest {
     /// What reached the guest, and the machine's end.
     pub(super) fn log(&self) -> Vec<String> {
         self.0.log.lock().unwrap().clone()
+    }
+
+    /// From now on it cannot stand still.
+    pub(super) fn be_restless(&self) {
+        self.0.restless.store(true, Ordering::Relaxed);
     }
 
     /// Keeps the machine from being taken apart.
@@ -90,11 +102,18 @@ pub(super) fn hello(hello: Option<Hello>) -> (FakeMachine, FakeGuest) {
         sender: Mutex::new(sender.clone()),
         control: Mutex::new(control.try_clone().unwrap()),
         log: Mutex::default(),
+        restless: AtomicBool::new(false),
         apart: Mutex::default(),
     });
     sender.send((CONTROL_PORT, theirs)).unwrap();
     shared.event.signal();
-    let machine = FakeMachine { connections, shared: Arc::clone(&shared), warm: false, template: false };
+    let machine = FakeMachine {
+        connections,
+        shared: Arc::clone(&shared),
+        warm: false,
+        template: false,
+        publishes: false,
+    };
     let guest = FakeGuest(Arc::clone(&shared));
     if let Some(hello) = hello {
         shared.say(&GuestMessage::Hello(hello));
@@ -126,7 +145,32 @@ fn serve(shared: &Arc<Shared>, mut control: UnixStream) {
                 HostMessage::Resize { size, .. } => {
                     shared.note(format!("resize {}x{}", size.cols, size.rows))
                 }
+                HostMessage::Prepare(prepare) => {
+                    shared.note(format!("prepare {}", String::from_utf8_lossy(&prepare.program)));
+                }
+                HostMessage::Files { id } => {
+                    // One that gives back what it is given.
+                    let (sender, inputs) = mpsc::channel();
+                    programs.insert(id, sender.clone());
+                    let exec = Exec { id, argv: vec![b"cat".to_vec()], ..Exec::default() };
+                    let shared = Arc::clone(shared);
+                    thread::spawn(move || program(&shared, &exec, &sender, &inputs));
+                }
                 HostMessage::Sync { token } => shared.say(&GuestMessage::Synced { token }),
+                HostMessage::Update(limits) => {
+                    shared.note(format!("update {:?} {:?}", limits.memory_max, limits.pids_max));
+                    let message = if limits.pids_max == Some(13) { "unlucky" } else { "" };
+                    shared.say(&GuestMessage::Updated { errno: 22, message: message.into() });
+                }
+                HostMessage::Observe { token, subject } => {
+                    let text = format!("{subject:?}").into_bytes();
+                    shared.say(&GuestMessage::Observed { token, cut: true, text });
+                }
+                HostMessage::Freeze { frozen } => {
+                    shared.note(format!("freeze {frozen}"));
+                    let message = if shared.restless.load(Ordering::Relaxed) { "stop" } else { "" };
+                    shared.say(&GuestMessage::Frozen { errno: 0, message: message.into() });
+                }
                 HostMessage::Shutdown => {
                     shared.note("shutdown");
                     *shared.ended.lock().unwrap() = Some(Ended::Off);
@@ -276,6 +320,9 @@ impl Machine for FakeMachine {
         drop(self.shared.apart.lock().unwrap());
         self.shared.note("killed");
     }
+    fn publishes(&self) -> bool {
+        self.publishes
+    }
     fn clocks(&self) -> BootClocks {
         BootClocks::default()
     }
@@ -289,33 +336,105 @@ impl Machine for FakeMachine {
         self.template = false;
         self.shared.note("template");
     }
+    fn pause(&mut self) -> Result<(), String> {
+        self.shared.note("pause");
+        Ok(())
+    }
+    fn resume(&mut self) -> Result<(), String> {
+        self.shared.note("resume");
+        Ok(())
+    }
+    fn save(&self, dir: &Path) -> Result<(), String> {
+        self.shared.note(format!("save {}", dir.display()));
+        if dir.ends_with("full") { Err("the disk is full".into()) } else { Ok(()) }
+    }
     fn main_started(&mut self) {}
+    fn start_again(&mut self) -> Result<(), String> {
+        self.shared.note("again");
+        self.reboot();
+        Ok(())
+    }
     fn start_cold(&mut self) -> bool {
         self.shared.note("cold");
+        self.reboot();
+        std::mem::take(&mut self.warm)
+    }
+}
+
+impl FakeMachine {
+    fn reboot(&self) {
         *self.shared.ended.lock().unwrap() = None;
         let control = self.shared.connect(CONTROL_PORT);
         *self.shared.control.lock().unwrap() = control.try_clone().unwrap();
         self.shared.say(&GuestMessage::Hello(Hello { version: VERSION, ..Hello::default() }));
         let shared = Arc::clone(&self.shared);
         thread::spawn(move || serve(&shared, control));
-        std::mem::take(&mut self.warm)
     }
 }
 
 /// What the record was told.
 #[derive(Clone, Default)]
-pub(super) struct FakeRecord(pub(super) Arc<Mutex<Vec<String>>>);
+pub(super) struct FakeRecord(pub(super) Arc<Mutex<Vec<String>>>, bool, Option<PathBuf>);
 
 impl super::session::Record for FakeRecord {
     fn started(&mut self) {
-        self.0.lock().unwrap().push("started".into());
+        self.1 = true;
+    }
+    fn is_unsettled(&self) -> bool {
+        self.1
+    }
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.1) {
+            self.0.lock().unwrap().push("started".into());
+        }
+    }
+    fn resting(&mut self, exit: &Exit, error: &str) {
+        self.settle();
+        self.0.lock().unwrap().push(format!("resting {} {error}", exit.code).trim_end().into());
     }
     fn ended(&mut self, exit: &Exit, error: &str) {
+        self.settle();
         self.0
             .lock()
             .unwrap()
             .push(format!("ended {} oom={} {error}", exit.code, exit.oom).trim_end().into());
     }
+    fn paused(&mut self, paused: bool) {
+        self.0.lock().unwrap().push(if paused { "paused" } else { "unpaused" }.into());
+    }
+    fn updated(&mut self, update: &Update) {
+        self.0.lock().unwrap().push(format!("updated {:?}", update.memory));
+    }
+    fn checked(&mut self, health: &Health, changed: bool) {
+        let last = health.log.last().map(|result| format!(" {} {}", result.exit_code, result.output));
+        let changed = if changed { " changed" } else { "" };
+        self.0.lock().unwrap().push(format!("{}{changed}{}", health.status, last.unwrap_or_default()));
+    }
+    fn begin_snapshot(&mut self, target: &Target) -> Result<(), String> {
+        match target {
+            Target::Name(name) if name == "taken" => Err("there is one".into()),
+            Target::Name(name) => {
+                self.2 = Some(name.into());
+                Ok(())
+            }
+            Target::Directory(_) => Err("not here".into()),
+        }
+    }
+    fn snapshot(&self) -> Option<PathBuf> {
+        self.2.clone()
+    }
+    fn keep_snapshot(&mut self) -> Result<(), String> {
+        self.settle();
+        let name = self.2.take().ok_or("none was begun")?;
+        self.0.lock().unwrap().push(format!("snapshot {}", name.display()));
+        Ok(())
+    }
+    fn drop_snapshot(&mut self) {
+        self.settle();
+        self.2 = None;
+        self.0.lock().unwrap().push("no snapshot".into());
+    }
+    fn event(&mut self, _: &str, _: &[(&str, &str)]) {}
 }
 
 /// A command's end of a connection.

@@ -1,3 +1,6 @@
+mod control;
+mod saving;
+
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -5,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use servin_init::proto::{Configure, Exec, Hello as GuestHello, VERSION, WindowSize};
 
+use super::log::LogOptions;
 use super::machine::Ended;
 use super::session::{Session, Start};
 use super::testing::{Client, FakeGuest, FakeRecord, hello};
 use super::wire::{Ask, ExecRequest, Exit, Failure, Hello, Output, Size, Tell};
+use crate::container::Restart;
 
 /// A running session, seen from the command that asked for it.
 struct Run {
@@ -32,6 +37,11 @@ struct How {
     warm: bool,
     generation: u32,
     template: bool,
+    publishes: bool,
+    health: Option<crate::container::HealthCheck>,
+    restart: Restart,
+    files_only: bool,
+    restored: bool,
 }
 
 fn run(words: &[&str], how: How) -> Run {
@@ -40,7 +50,7 @@ fn run(words: &[&str], how: How) -> Run {
         generation: how.generation,
         ..GuestHello::default()
     }));
-    (machine.warm, machine.template) = (how.warm, how.template);
+    (machine.warm, machine.template, machine.publishes) = (how.warm, how.template, how.publishes);
     let record = FakeRecord::default();
     let start = Start {
         configure: Configure { hostname: "box".into(), ..Configure::default() },
@@ -51,17 +61,24 @@ fn run(words: &[&str], how: How) -> Run {
             terminal: how.terminal.then(WindowSize::default),
             ..Exec::default()
         },
+        restored: how.restored,
+        files_only: how.files_only,
+        network: false,
+        restart: how.restart,
         deadline: how.deadline.unwrap_or(Duration::from_secs(20)),
         stop_signal: 15,
         stop_timeout: how.stop_timeout.unwrap_or(Duration::from_secs(10)),
         needs_shutdown: how.needs_shutdown,
         began: Instant::now(),
+        memory: 128 << 20,
+        cpus: 2,
+        health: how.health,
     };
     let dir = tempfile::tempdir().unwrap();
-    let log = super::log::Log::open(dir.path()).unwrap();
-    let mut session = Session::new(machine, record.clone(), start, Some(log));
+    let log = super::log::Log::open(dir.path(), &LogOptions::default()).unwrap();
+    let mut session = Session::new(machine, record.clone(), start, log);
     let (mine, theirs) = UnixStream::pair().unwrap();
-    session.launcher(theirs, !how.detached);
+    session.launcher(theirs, !how.detached, true);
     session.listen(UnixListener::bind(dir.path().join("sock")).unwrap());
     let session = std::thread::spawn(move || session.run());
     Run { client: Client::new(mine), guest, record: record.0, session, dir }
@@ -116,14 +133,23 @@ fn the_end_is_told_before_the_machine_is_taken_apart() {
 }
 
 #[test]
+fn published_ports_are_given_back_before_the_end_is_told() {
+    let mut run = run(&["wait"], How { publishes: true, ..How::default() });
+    run.started();
+    let guest = run.guest.clone();
+    run.client.ask(&Ask::Signal(2));
+    run.client.until(|tell| Some(tell) == exited(130).as_ref());
+    assert_eq!(guest.log().last().map(String::as_str), Some("killed"));
+    assert_eq!(run.session.join().unwrap(), 130);
+}
+
+#[test]
 fn both_outputs_are_kept_apart_and_logged() {
     let run = run(&["both"], How::default());
-    let log = run.dir.path().join("log");
     let dir = run.dir.path().to_path_buf();
-    let file = std::fs::File::open(&log).unwrap();
+    let mut reader = super::log::Reader::open(&dir).unwrap();
     let (out, err, ..) = run.end();
     assert_eq!((out.as_str(), err.as_str()), ("out", "err"));
-    let mut reader = super::log::Reader::new(file);
     let mut entries = Vec::new();
     while let Some(entry) = reader.next_entry().unwrap() {
         entries.push((entry.output, entry.data));
@@ -137,7 +163,7 @@ fn the_template_is_made_before_anything_of_the_container_is_in_the_machine() {
     let guest = run.guest.clone();
     let (out, _, _, code, _) = run.end();
     assert_eq!((out.as_str(), code), ("hi\n", 0));
-    assert_eq!(guest.log()[..2], ["template", "configure box"]);
+    assert_eq!(guest.log()[..3], ["prepare echo", "template", "configure box"]);
 }
 
 #[test]
@@ -394,11 +420,8 @@ fn further_programs_run_beside_the_main_one() {
     let exec = |words: &[&str], stdin| {
         Ask::Exec(Box::new(ExecRequest {
             argv: words.iter().map(|word| (*word).into()).collect(),
-            env: Vec::new(),
-            cwd: None,
-            user: None,
-            terminal: None,
             stdin,
+            ..ExecRequest::default()
         }))
     };
     let (mut echo, mut cat, mut bad) = (run.connect(), run.connect(), run.connect());
@@ -447,4 +470,58 @@ fn a_guest_that_never_speaks_is_given_up() {
     let (.., last, code, _) = run(&["exit", "0"], how).end();
     assert!(matches!(&last, Some(Tell::Failed(f)) if f.text.contains("did not start")), "{last:?}");
     assert_eq!(code, 125);
+}
+
+#[test]
+fn a_policy_starts_the_program_again_until_somebody_stops_it() {
+    let mut run = run(&["exit", "3"], How { restart: Restart::Always, ..How::default() });
+    run.client.until(|tell| Some(tell) == exited(3).as_ref());
+    let resting = |run: &Run| run.record.lock().unwrap().iter().filter(|line| *line == "resting 3").count();
+    let until = Instant::now() + super::testing::LIMIT;
+    while resting(&run) < 2 {
+        assert!(Instant::now() < until, "{:?}", run.record.lock().unwrap());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut client = run.connect();
+    client.ask(&Ask::Stop(None));
+    client.until(|tell| matches!(tell, Tell::Exited(_)));
+    run.session.join().unwrap();
+    let record = run.record.lock().unwrap().clone();
+    assert_eq!(record[..3], ["started", "resting 3", "started"]);
+    assert!(record.last().unwrap().starts_with("ended "), "{record:?}");
+    assert!(run.guest.log().contains(&"again".to_owned()), "{:?}", run.guest.log());
+}
+
+#[test]
+fn a_policy_gives_up_after_its_number_of_times_and_leaves_a_success_alone() {
+    let how = |restart| How { restart, ..How::default() };
+    let run_out = run(&["exit", "3"], how(Restart::OnFailure(Some(1))));
+    let (_, _, last, code, record) = run_out.end();
+    assert_eq!((last, code), (exited(3), 3));
+    assert_eq!(record, ["started", "resting 3", "started", "ended 3 oom=false"]);
+    let (.., record) = run(&["exit", "0"], how(Restart::OnFailure(None))).end();
+    assert_eq!(record, ["started", "ended 0 oom=false"]);
+    let (.., record) = run(&["nope"], how(Restart::Always)).end();
+    assert_eq!(record.len(), 1, "what never ran is not started again: {record:?}");
+}
+
+#[test]
+fn a_file_server_is_a_program_beside_others_or_the_only_one() {
+    let mut both = run(&["wait"], How::default());
+    both.started();
+    let mut client = both.connect();
+    client.ask(&Ask::Files);
+    client.ask(&Ask::Stdin(b"question".to_vec()));
+    client.until(|tell| *tell == Tell::Stdout(b"question".to_vec()));
+    client.ask(&Ask::StdinEof);
+    client.until(|tell| Some(tell) == exited(0).as_ref());
+    both.connect().ask(&Ask::Kill(9));
+    both.client.until(|tell| Some(tell) == exited(137).as_ref());
+
+    let mut alone = run(&["nope"], How { stdin: true, files_only: true, ..How::default() });
+    alone.started();
+    alone.client.ask(&Ask::Stdin(b"x".to_vec()));
+    alone.client.ask(&Ask::StdinEof);
+    let (out, _, last, ..) = alone.end();
+    assert_eq!((out.as_str(), last), ("x", exited(0)));
 }

@@ -15,7 +15,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::container::Text;
+use crate::container::{Text, Update};
+use crate::snapshot::Target;
 
 /// Most bytes of input that may be sent before the guest has taken them.
 pub const INPUT_WINDOW: usize = 256 * 1024;
@@ -54,7 +55,7 @@ pub struct Hello {
 }
 
 /// One more program in a running container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
     /// Program and arguments.
     pub argv: Vec<Text>,
@@ -68,6 +69,18 @@ pub struct ExecRequest {
     pub terminal: Option<Size>,
     /// Input follows.
     pub stdin: bool,
+    /// With every capability.
+    #[serde(default)]
+    pub privileged: bool,
+}
+
+/// A snapshot that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// Where.
+    pub target: Target,
+    /// End the container once it is made.
+    pub stop: bool,
 }
 
 /// What a client asks of the monitor.
@@ -82,12 +95,16 @@ pub enum Ask {
     },
     /// Run one more program.
     Exec(Box<ExecRequest>),
+    /// Start a file server ([`servin_init::proto::FilesAsk`]) and watch it as a program.
+    Files,
     /// Tell when the container has ended.
     Wait,
     /// Send this signal to the main program.
     Kill(u8),
     /// Send the stop signal, and kill when the seconds are over; told by [`Tell::Exited`].
     Stop(Option<u32>),
+    /// As `Stop`, with this signal instead of the container's own.
+    StopWith(Option<u32>, u8),
     /// Input of the program.
     Stdin(Vec<u8>),
     /// No more input.
@@ -100,6 +117,27 @@ pub enum Ask {
     Resize(Size),
     /// Leave, and let the program go on.
     Detach,
+    /// Park the virtual CPUs; told by [`Tell::Done`].
+    Pause,
+    /// Let them go on.
+    Unpause,
+    /// Tell what the container uses, as often as it is asked; told by [`Tell::Seen`].
+    Stats,
+    /// Tell of its processes.
+    Top,
+    /// Change limits; told by [`Tell::Done`].
+    Update(Box<Update>),
+    /// Save the container; told by [`Tell::Done`], or by its end if it is to be stopped.
+    Snapshot(Box<SnapshotRequest>),
+}
+
+/// What the guest told of the container (`servin_init::proto::Subject`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// There was more.
+    pub cut: bool,
+    /// The text.
+    pub text: Vec<u8>,
 }
 
 /// How a program ended, as the command shows it.
@@ -164,6 +202,8 @@ pub enum Tell {
     Clocks(Clocks),
     /// What was asked is done.
     Done,
+    /// What the guest told.
+    Seen(Seen),
 }
 
 /// A frame that breaks the rules.
@@ -226,6 +266,14 @@ impl Message for Ask {
             Ask::Signal(signal) => json(out, 0x0a, signal),
             Ask::Resize(size) => json(out, 0x0b, size),
             Ask::Detach => frame(out, 0x0c, &[]),
+            Ask::Pause => frame(out, 0x10, &[]),
+            Ask::Unpause => frame(out, 0x11, &[]),
+            Ask::Stats => frame(out, 0x12, &[]),
+            Ask::Top => frame(out, 0x13, &[]),
+            Ask::Update(update) => json(out, 0x14, update),
+            Ask::Snapshot(request) => json(out, 0x16, request),
+            Ask::StopWith(seconds, signal) => json(out, 0x15, &(seconds, signal)),
+            Ask::Files => frame(out, 0x0d, &[]),
         }
     }
 
@@ -243,6 +291,17 @@ impl Message for Ask {
             0x0a => Ask::Signal(parse(kind, body)?),
             0x0b => Ask::Resize(parse(kind, body)?),
             0x0c => empty(kind, body, Ask::Detach)?,
+            0x10 => empty(kind, body, Ask::Pause)?,
+            0x11 => empty(kind, body, Ask::Unpause)?,
+            0x12 => empty(kind, body, Ask::Stats)?,
+            0x13 => empty(kind, body, Ask::Top)?,
+            0x14 => Ask::Update(parse(kind, body)?),
+            0x16 => Ask::Snapshot(parse(kind, body)?),
+            0x15 => {
+                let (seconds, signal) = parse(kind, body)?;
+                Ask::StopWith(seconds, signal)
+            }
+            0x0d => empty(kind, body, Ask::Files)?,
             _ => return Err(Malformed { kind }),
         })
     }
@@ -261,6 +320,10 @@ impl Message for Tell {
             Tell::Clocks(clocks) => json(out, 0x88, clocks),
             Tell::Done => frame(out, 0x89, &[]),
             Tell::Created(id) => json(out, 0x8a, id),
+            Tell::Seen(seen) => {
+                let body = [&[u8::from(seen.cut)], seen.text.as_slice()].concat();
+                frame(out, 0x90, &body);
+            }
         }
     }
 
@@ -276,6 +339,10 @@ impl Message for Tell {
             0x88 => Tell::Clocks(parse(kind, body)?),
             0x89 => empty(kind, body, Tell::Done)?,
             0x8a => Tell::Created(parse(kind, body)?),
+            0x90 => match body {
+                [cut @ (0 | 1), text @ ..] => Tell::Seen(Seen { cut: *cut == 1, text: text.to_vec() }),
+                _ => return Err(Malformed { kind }),
+            },
             _ => return Err(Malformed { kind }),
         })
     }
@@ -332,6 +399,7 @@ mod tests {
             user: None,
             terminal: Some(Size { rows: 24, cols: 80 }),
             stdin: true,
+            privileged: true,
         };
         vec![
             Ask::Hello(Hello { version: VERSION }),
@@ -341,12 +409,20 @@ mod tests {
             Ask::Kill(9),
             Ask::Stop(Some(3)),
             Ask::Stop(None),
+            Ask::StopWith(Some(1), 10),
             Ask::Stdin(vec![0, 1, 0xff]),
             Ask::StdinEof,
             Ask::CloseOutput(Output::Stderr),
             Ask::Signal(15),
             Ask::Resize(Size { rows: 1, cols: 2 }),
             Ask::Detach,
+            Ask::Pause,
+            Ask::Unpause,
+            Ask::Stats,
+            Ask::Top,
+            Ask::Update(Box::new(Update { memory: Some(1), ..Update::default() })),
+            Ask::Snapshot(Box::new(SnapshotRequest { target: Target::Name("x".into()), stop: true })),
+            Ask::Files,
         ]
     }
 
@@ -379,6 +455,7 @@ mod tests {
             Tell::Failed(Failure { code: 125, text: "t".into(), hint: None }),
             Tell::Clocks(Clocks { exited: Some(5), ..Clocks::default() }),
             Tell::Done,
+            Tell::Seen(Seen { cut: true, text: vec![0, 0xff] }),
         ];
         let mut decoder = Decoder::default();
         for tell in tells {

@@ -18,6 +18,8 @@ pub enum State {
     Running,
     /// Its virtual CPUs are parked.
     Paused,
+    /// It ended, and its monitor is about to start it again.
+    Restarting,
     /// It ended, or its monitor did.
     Exited,
     /// Being removed; a crash in the middle leaves this, and the removal is taken up again.
@@ -25,12 +27,18 @@ pub enum State {
 }
 
 impl State {
-    /// The word in the table and in listings.
+    /// The word in the table: one that rests is a running one whose `resting` is set.
+    fn word(self) -> &'static str {
+        if self == State::Restarting { State::Running.as_str() } else { self.as_str() }
+    }
+
+    /// The word in listings.
     pub fn as_str(self) -> &'static str {
         match self {
             State::Created => "created",
             State::Running => "running",
             State::Paused => "paused",
+            State::Restarting => "restarting",
             State::Exited => "exited",
             State::Removing => "removing",
         }
@@ -47,8 +55,15 @@ impl FromStr for State {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [State::Created, State::Running, State::Paused, State::Exited, State::Removing]
-            .into_iter()
+        let all = [
+            State::Created,
+            State::Running,
+            State::Paused,
+            State::Restarting,
+            State::Exited,
+            State::Removing,
+        ];
+        all.into_iter()
             .find(|state| state.as_str() == text)
             .ok_or_else(|| format!("unknown container state \"{text}\""))
     }
@@ -81,6 +96,8 @@ pub struct Record {
     pub started_ns: Option<i64>,
     /// Nanoseconds since 1970 of the last end.
     pub finished_ns: Option<i64>,
+    /// How often its policy has started it again since the user's start.
+    pub restarts: u32,
 }
 
 /// The table.
@@ -89,8 +106,8 @@ pub struct Containers<'a> {
     store: &'a Store,
 }
 
-const COLUMNS: &str =
-    "id, name, image, config, state, pid, exit_code, oom, error, created_ns, started_ns, finished_ns";
+const COLUMNS: &str = "id, name, image, config, state, pid, exit_code, oom, error, created_ns, started_ns, finished_ns, \
+     restarts, resting";
 
 impl<'a> Containers<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
@@ -102,54 +119,79 @@ impl<'a> Containers<'a> {
     /// # Errors
     /// [`Error::NameTaken`], [`Error::NoSuchImage`].
     pub fn insert(&self, record: &Record) -> Result<()> {
-        let sql = "INSERT INTO containers VALUES (:id, :name, :image, :config, :state, :pid, :exit_code, :oom, :error,
-                   :created_ns, :started_ns, :finished_ns)";
-        self.put(sql, record).map(|_| ())
+        let done = self.store.db.execute(
+            "INSERT INTO containers VALUES (:id, :name, :image, :config, :state, :pid, :exit_code, :oom, :error,
+             :created_ns, :started_ns, :finished_ns, :restarts, :resting)",
+            named_params! {
+                ":id": record.id, ":name": record.name, ":image": record.image.map(|image| image.to_string()),
+                ":config": record.config, ":state": record.state.word(), ":pid": record.pid,
+                ":exit_code": record.exit_code, ":oom": record.oom, ":error": record.error,
+                ":created_ns": record.created_ns, ":started_ns": record.started_ns,
+                ":finished_ns": record.finished_ns, ":restarts": record.restarts,
+                ":resting": record.state == State::Restarting,
+            },
+        );
+        done.map(drop).map_err(|source| self.refused(source, record, &record.name))
     }
 
-    /// Replaces every column of the row with this id.
+    /// Writes how the container with this id fares. Its name stays as the table has it: somebody may
+    /// have changed that since the record was read.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`] when it is gone, [`Error::NameTaken`] after a rename.
+    /// [`Error::NoSuchContainer`] when it is gone.
     pub fn update(&self, record: &Record) -> Result<()> {
-        let sql = "UPDATE containers SET name = :name, image = :image, config = :config, state = :state, pid = :pid,
-                   exit_code = :exit_code, oom = :oom, error = :error, created_ns = :created_ns,
-                   started_ns = :started_ns, finished_ns = :finished_ns WHERE id = :id";
-        match self.put(sql, record)? {
+        let done = self.store.db.execute(
+            "UPDATE containers SET config = :config, state = :state, pid = :pid, exit_code = :exit_code, oom = :oom, error = :error,
+             started_ns = :started_ns, finished_ns = :finished_ns, restarts = :restarts, resting = :resting
+             WHERE id = :id",
+            named_params! {
+                ":id": record.id, ":config": record.config, ":state": record.state.word(), ":pid": record.pid,
+                ":exit_code": record.exit_code, ":oom": record.oom, ":error": record.error,
+                ":started_ns": record.started_ns, ":finished_ns": record.finished_ns,
+                ":restarts": record.restarts,
+                ":resting": record.state == State::Restarting,
+            },
+        );
+        match done.map_err(|source| Error::database("record the container", source))? {
             0 => Err(Error::NoSuchContainer { name: record.id.clone() }),
             _ => Ok(()),
         }
     }
 
-    fn put(&self, sql: &str, record: &Record) -> Result<usize> {
-        let image = record.image.map(|image| image.to_string());
-        let done = self.store.db.execute(
-            sql,
-            named_params! {
-                ":id": record.id, ":name": record.name, ":image": image, ":config": record.config,
-                ":state": record.state.as_str(), ":pid": record.pid, ":exit_code": record.exit_code,
-                ":oom": record.oom, ":error": record.error, ":created_ns": record.created_ns,
-                ":started_ns": record.started_ns, ":finished_ns": record.finished_ns,
-            },
-        );
-        done.map_err(|source| match source.sqlite_error().map(|error| error.extended_code) {
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`] when it is gone, [`Error::NameTaken`].
+    pub fn rename(&self, record: &Record, name: &str) -> Result<()> {
+        let done = self.store.db.execute("UPDATE containers SET name = ?2 WHERE id = ?1", (&record.id, name));
+        match done.map_err(|source| self.refused(source, record, name))? {
+            0 => Err(Error::NoSuchContainer { name: record.id.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What an error of a change of names or images means.
+    fn refused(&self, source: rusqlite::Error, record: &Record, name: &str) -> Error {
+        match source.sqlite_error().map(|error| error.extended_code) {
             Some(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE) => {
-                let owner = self.one("name = ?1", &record.name).ok().flatten();
+                let owner = self.one("name = ?1", name).ok().flatten();
                 let by = owner.map_or_else(String::new, |owner| owner.id.chars().take(12).collect());
-                Error::NameTaken { name: record.name.clone(), by }
+                Error::NameTaken { name: name.to_owned(), by }
             }
-            Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => {
-                Error::NoSuchImage { reference: image.unwrap_or_default() }
-            }
+            Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => Error::NoSuchImage {
+                reference: record.image.map_or_else(String::new, |image| image.to_string()),
+            },
             _ => Error::database("record the container", source),
-        })
+        }
     }
 
     /// Moves a row from one state to another, if it is in the first; says whether it was. Two processes that try the same
     /// move cannot both succeed.
     pub fn advance(&self, id: &str, from: State, to: State) -> Result<bool> {
-        let sql = "UPDATE containers SET state = ?3 WHERE id = ?1 AND state = ?2";
-        let changed = self.store.db.execute(sql, (id, from.as_str(), to.as_str()));
+        let sql =
+            "UPDATE containers SET state = ?4, resting = ?5 WHERE id = ?1 AND state = ?2 AND resting = ?3";
+        let resting = |state| state == State::Restarting;
+        let changed = self.store.db.execute(sql, (id, from.word(), resting(from), to.word(), resting(to)));
         changed.map(|rows| rows > 0).map_err(|source| Error::database("change the container's state", source))
     }
 
@@ -219,7 +261,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         name: row.get(1)?,
         image,
         config: row.get(3)?,
-        state: row.get::<_, String>(4)?.parse().map_err(|error: String| bad(4, error.into()))?,
+        state: if row.get(13)? {
+            State::Restarting
+        } else {
+            row.get::<_, String>(4)?.parse().map_err(|error: String| bad(4, error.into()))?
+        },
         pid: row.get(5)?,
         exit_code: row.get(6)?,
         oom: row.get(7)?,
@@ -227,5 +273,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         created_ns: row.get(9)?,
         started_ns: row.get(10)?,
         finished_ns: row.get(11)?,
+        restarts: row.get(12)?,
     })
 }

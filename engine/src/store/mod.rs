@@ -5,7 +5,9 @@
 //!   store.db                images, tags, blobs, containers (WAL); `user_version` is the layout of the whole root
 //!   blobs/sha256/HEX        manifests, configs and layers, exactly as they came
 //!   roots/HEX.vN.erofs      root file systems, by image id and writer version
+//!   partial/HEX             blobs that pulls bring, locked by who brings them (`crate::image`)
 //!   containers/ID/          what a container owns (`crate::container`)
+//!   networks/NAME/          a network that containers share (`crate::network`)
 //!   tmp/XXXX/               unfinished work, locked by its process (`Scratch`)
 //! ```
 //!
@@ -17,6 +19,7 @@
 //!
 //! Opening is on the path of every `run`: one `open`, one pragma, one `readdir` of `tmp/`.
 
+mod check;
 mod containers;
 mod root;
 mod schema;
@@ -29,6 +32,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
 
+pub use check::{Finding, Remedy, check, disk_usage};
 pub use containers::{Containers, Record, State};
 pub use root::default_root;
 pub use scratch::Scratch;

@@ -1,4 +1,7 @@
-//! The tables. `user_version` is the version of the whole data root's layout.
+//! The tables, as steps. `user_version` is the layout of the whole data root: how many steps it has taken.
+//!
+//! A change of the layout appends one step to [`STEPS`], in a file of its own below `steps/`. A step that has landed is
+//! never edited: roots that took it exist. A new root takes all steps, an older one those that it lacks, in one transaction.
 
 use std::path::Path;
 
@@ -6,72 +9,20 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::{Error, Result};
 
-/// The layout this version writes.
-pub(super) const LAYOUT: i64 = 1;
+/// Step `n` takes a root from layout `n` to `n + 1`.
+const STEPS: &[&str] = &[
+    include_str!("steps/1-images-and-containers.sql"),
+    include_str!("steps/2-volumes.sql"),
+    include_str!("steps/3-restarts.sql"),
+    include_str!("steps/4-networks.sql"),
+];
 
-const TABLES: &str = "
-CREATE TABLE images (
-    id          TEXT PRIMARY KEY,               -- digest of the config
-    manifest    TEXT NOT NULL,                  -- digest of the manifest
-    config      TEXT NOT NULL,                  -- the config itself: the path of `run` opens no file for it
-    size        INTEGER NOT NULL,               -- bytes of the uncompressed layers
-    loaded_ns   INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE tags (
-    name        TEXT PRIMARY KEY,               -- docker.io/library/busybox:latest
-    image       TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
-    tagged_ns   INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX tags_by_image ON tags(image);
-
-CREATE TABLE repo_digests (
-    name        TEXT NOT NULL,                  -- docker.io/library/busybox
-    digest      TEXT NOT NULL,                  -- of the manifest or index it was pulled by
-    image       TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
-    PRIMARY KEY (name, digest)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX repo_digests_by_image ON repo_digests(image);
-
-CREATE TABLE blobs (
-    digest      TEXT PRIMARY KEY,
-    size        INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
--- A blob's reference count is the number of its rows here, so the two cannot disagree.
-CREATE TABLE image_blobs (
-    image       TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
-    position    INTEGER NOT NULL,               -- 0 manifest, 1 config, 2.. layers from the lowest
-    blob        TEXT NOT NULL REFERENCES blobs(digest),
-    unpacked    INTEGER NOT NULL,               -- bytes of the files of a layer
-    PRIMARY KEY (image, position)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX image_blobs_by_blob ON image_blobs(blob);
-
-CREATE TABLE containers (
-    id          TEXT PRIMARY KEY,               -- 64 hexadecimal digits
-    name        TEXT NOT NULL UNIQUE,
-    image       TEXT REFERENCES images(id),     -- NULL for --rootfs; refuses the removal of its image
-    config      TEXT NOT NULL,                  -- JSON, owned by crate::container
-    state       TEXT NOT NULL CHECK (state IN ('created', 'running', 'paused', 'exited', 'removing')),
-    pid         INTEGER,                        -- of the monitor, while there is one
-    exit_code   INTEGER,
-    oom         INTEGER NOT NULL DEFAULT 0,
-    error       TEXT NOT NULL DEFAULT '',
-    created_ns  INTEGER NOT NULL,
-    started_ns  INTEGER,
-    finished_ns INTEGER
-) STRICT, WITHOUT ROWID;
-CREATE INDEX containers_by_image ON containers(image);
-";
-
-/// Checks the layout's version, and makes the tables in a new database.
+/// Checks the layout's version, makes the tables in a new database and takes an older one to this version's layout.
 pub(super) fn check(db: &mut Connection, root: &Path) -> Result<()> {
     let fail = |source| Error::database("open", source);
-    match version(db).map_err(fail)? {
-        LAYOUT => {}
-        0 => create(db).map_err(fail)?,
-        found => return Err(Error::NewerLayout { path: root.to_path_buf(), found, known: LAYOUT }),
+    let (found, known) = bring_up(db, STEPS).map_err(fail)?;
+    if found > known {
+        return Err(Error::NewerLayout { path: root.to_path_buf(), found, known });
     }
     // With WAL a crash of the machine may lose the last commits but never harms the database; a killed process loses none.
     // The log is read whole when no other process has it open, so it is kept short.
@@ -82,13 +33,24 @@ fn version(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("PRAGMA user_version", (), |row| row.get(0))
 }
 
-fn create(db: &mut Connection) -> rusqlite::Result<()> {
-    db.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
+/// Takes the steps that the database lacks. Returns the layout that it then has, and the one that `steps` lead to: a newer
+/// database is left alone.
+pub(super) fn bring_up(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<(i64, i64)> {
+    let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+    let found = version(db)?;
+    if found >= known {
+        return Ok((found, known));
+    }
+    if found == 0 {
+        db.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
+    }
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have been faster.
-    if version(&transaction)? == 0 {
-        transaction.execute_batch(TABLES)?;
-        transaction.pragma_update(None, "user_version", LAYOUT)?;
+    let found = version(&transaction)?;
+    for step in steps.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
+        transaction.execute_batch(step)?;
     }
-    transaction.commit()
+    transaction.pragma_update(None, "user_version", found.max(known))?;
+    transaction.commit()?;
+    Ok((found.max(known), known))
 }

@@ -25,6 +25,7 @@ fn record(id: &str, name: &str) -> Record {
         created_ns: now_ns(),
         started_ns: None,
         finished_ns: None,
+        restarts: 0,
     }
 }
 
@@ -56,11 +57,39 @@ fn the_default_root_follows_the_environment() {
 }
 
 #[test]
+fn an_older_layout_takes_the_steps_it_lacks_once_and_keeps_its_rows() {
+    let steps =
+        ["CREATE TABLE a (x TEXT) STRICT", "CREATE TABLE b (y TEXT) STRICT; INSERT INTO b SELECT x FROM a"];
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Connection::open(dir.path().join("db")).unwrap();
+    let mut db = open();
+    assert_eq!(schema::bring_up(&mut db, &steps[..1]).unwrap(), (1, 1));
+    db.execute("INSERT INTO a VALUES ('kept')", ()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut db = open();
+                db.busy_timeout(BUSY).unwrap();
+                assert_eq!(schema::bring_up(&mut db, &steps).unwrap(), (2, 2));
+            });
+        }
+    });
+    let kept: String = db.query_row("SELECT y FROM b", (), |row| row.get(0)).unwrap();
+    assert_eq!(kept, "kept");
+    assert_eq!(schema::bring_up(&mut db, &steps[..1]).unwrap(), (2, 1), "a newer one is left alone");
+    // A step that fails leaves the layout as it was.
+    let failing = [steps[0], steps[1], "CREATE TABLE c (z TEXT) STRICT; nonsense"];
+    assert!(schema::bring_up(&mut db, &failing).is_err());
+    assert_eq!(schema::bring_up(&mut db, &steps).unwrap(), (2, 2));
+    assert!(db.execute("SELECT z FROM c", ()).is_err());
+}
+
+#[test]
 fn a_root_of_a_newer_layout_is_refused_and_left_alone() {
     let (_dir, store) = store();
     store.db().pragma_update(None, "user_version", 99).unwrap();
     let error = Store::open(store.root()).unwrap_err();
-    assert!(matches!(error, Error::NewerLayout { found: 99, known: 1, .. }), "{error}");
+    assert!(matches!(error, Error::NewerLayout { found: 99, .. }), "{error}");
 }
 
 #[test]
@@ -154,9 +183,8 @@ fn a_record_survives_the_table_and_every_column_can_change() {
     containers.insert(&row).unwrap();
     assert_eq!(containers.get(&row.id).unwrap(), Some(row.clone()));
     row = Record {
-        name: "web2".into(),
-        config: "{\"a\":1}".into(),
-        state: State::Exited,
+        state: State::Restarting,
+        restarts: 3,
         pid: Some(7),
         exit_code: Some(137),
         oom: true,
@@ -165,8 +193,12 @@ fn a_record_survives_the_table_and_every_column_can_change() {
         finished_ns: Some(6),
         ..row
     };
+    containers.rename(&row, "web2").unwrap();
     containers.update(&row).unwrap();
-    assert_eq!(containers.find("web2").unwrap(), row);
+    row.name = "web2".into();
+    assert_eq!(containers.find("web2").unwrap(), row, "an older record does not undo a new name");
+    containers.insert(&record(&"b".repeat(64), "taken")).unwrap();
+    assert!(matches!(containers.rename(&row, "taken"), Err(Error::NameTaken { .. })));
     assert!(containers.remove(&row.id).unwrap());
     assert!(!containers.remove(&row.id).unwrap());
     assert!(matches!(containers.update(&row), Err(Error::NoSuchContainer { .. })));

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::{ABOUT, About, Key, LIMIT, NEW, Templates, make, remove};
+use super::{ABOUT, About, DISK, Key, LIMIT, NEW, Templates, make, remove};
 use crate::{Error, Result, chain};
 
 /// A template that is being made; dropped without [`Draft::finish`] nothing is left of it.
@@ -26,6 +26,13 @@ impl Draft {
     /// Where the machine is to be saved.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Keeps what the machine's disk for changes holds while the machine stands still.
+    pub(crate) fn keep_disk(&self, disk: &File) -> Result<()> {
+        let path = self.path.join(DISK);
+        let made = File::create_new(&path).and_then(|file| crate::container::disk::copy(disk, &file));
+        made.map_err(|source| Error::io("write", &path, source))
     }
 
     /// It is whole: gives it its name. Nothing is forced to the disk; one that a power failure damages is refused by

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use servin_init::proto::BootOptions;
+
 use crate::host;
 use crate::monitor::MachinePlan;
 use crate::{Error, Result};
 
 /// Bumped when templates are made in another way.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The key of a machine's template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,17 +21,18 @@ pub(crate) struct Key(String);
 
 impl Key {
     /// The key of this machine; `None` for one that cannot be cloned: with shares (the guest would hold files of a host
-    /// that has changed) or a console.
+    /// that has changed), a console, or a network that is not ours (it offers the guest less).
     ///
     /// Files are known by what the file system says of them (device, inode, size, times of content and inode): reading
     /// them would cost more than the start. So a file that was replaced, or written in place, has another key.
-    pub(crate) fn new(plan: &MachinePlan) -> Result<Option<Self>> {
+    pub(crate) fn new(plan: &MachinePlan, boot: &BootOptions) -> Result<Option<Self>> {
         let Some(disk) = &plan.disk else { return Ok(None) };
-        if !plan.shares.is_empty() || plan.verbose {
+        if !plan.shares.is_empty() || plan.verbose || plan.card.as_ref().is_some_and(|card| !card.is_ours()) {
             return Ok(None);
         }
-        let mut text =
-            format!("{VERSION} {} {} {} {}\n", env!("CARGO_PKG_VERSION"), plan.memory, plan.cpus, plan.boot);
+        let changes = plan.changes.as_ref().map_or(0, |disk| disk.size);
+        let version = env!("CARGO_PKG_VERSION");
+        let mut text = format!("{VERSION} {version} {} {} {changes} {boot}\n", plan.memory, plan.cpus);
         for path in [Path::new("/proc/self/exe"), &plan.guest.kernel, &plan.guest.initramfs, disk] {
             identity(path, &mut text)?;
         }

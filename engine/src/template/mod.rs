@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! templates/.lock         held while one is made or removed
-//! templates/KEY/          state, memory, early (servin-vmm's snapshot), about.json
+//! templates/KEY/          state, memory, early (servin-vmm's snapshot), about.json, and `disk`, what its disk for
+//!                         changes held when the machine was saved, if it was mounted
 //! templates/KEY.new/      one that is being made; without a holder of the lock it is left-over
 //! ```
 //! A template is only ever a shortcut: whatever is wrong with it, it is thrown away and the machine boots.
@@ -36,6 +37,8 @@ pub(crate) use key::Key;
 pub const LIMIT: u64 = 2 << 30;
 /// What it was made of.
 const ABOUT: &str = "about.json";
+/// Its disk for changes.
+const DISK: &str = "disk";
 /// Ending of a directory that is not whole yet.
 const NEW: &str = ".new";
 
@@ -103,6 +106,12 @@ impl Templates {
                 None
             }
         }
+    }
+
+    /// Opens the disk that the memory of a template fits.
+    pub(crate) fn disk(&self, key: &Key) -> Result<File> {
+        let path = self.path(key).join(DISK);
+        File::open(&path).map_err(|source| Error::io("open", &path, source))
     }
 
     /// Throws a template away. A machine that runs from it keeps its open files.

@@ -1,29 +1,31 @@
 //! The one loop: waits for the host and for the programs, and does what they ask for.
 
-use alloc::{format, vec, vec::Vec};
+use alloc::{format, string::String, vec, vec::Vec};
 
 use core::convert::Infallible;
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     io::Errno,
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
 };
 use servin_init::proto::{
-    BootOptions, Channel, Configure, Exec, ExitStatus, GuestMessage, Hello, HostMessage, MAX_DATA, Root,
-    Upper, VERSION,
+    BootOptions, Channel, Configure, Exec, ExitStatus, GuestMessage, Hello, HostMessage, MAX_DATA, Network,
+    Prepare, Root, Subject, Upper, VERSION,
 };
 
 use crate::{
-    boot,
+    ahead, boot,
+    child::{self, Place},
     failure::{Doing as _, Failure},
+    files,
     link::{Link, Transport},
-    power,
+    network, observe, power,
     program::{Program, Source},
     setup::{self, Container},
     spawn::{self, Refusal},
-    sys,
+    sys::{self, Parked},
 };
 
 type Result<T> = core::result::Result<T, Failure>;
@@ -47,12 +49,20 @@ pub(crate) struct Agent {
     /// The initramfs, once the container's root was entered.
     initramfs: Option<OwnedFd>,
     container: Option<Container>,
+    /// A process that waits to become the main program.
+    parked: Option<Parked>,
+    /// What the network card was set up with.
+    network: Option<Network>,
     programs: Vec<Program>,
     /// A main program was started, whether or not it still runs.
     had_main: bool,
+    /// The container stands still: nothing of its programs is looked at.
+    frozen: bool,
     /// New processes are born in the container's PID namespace.
     joined: bool,
-    /// Changes go to something that outlives the machine.
+    /// The container's changes go to a disk.
+    has_disk: bool,
+    /// Something outlives the machine, and is written back before its end is told.
     writes_back: bool,
 }
 
@@ -77,9 +87,13 @@ impl Agent {
             entry_cycles,
             initramfs: None,
             container: None,
+            parked: None,
+            network: None,
             programs: Vec::new(),
             had_main: false,
+            frozen: false,
             joined: false,
+            has_disk: false,
             writes_back: false,
         };
         let Err(failure) = agent.prepare(options).and_then(|()| agent.serve());
@@ -91,6 +105,10 @@ impl Agent {
         if let Some(root) = &options.root {
             self.enter(root)?;
         }
+        if options.network {
+            network::set_up(&Network::OWN, None)?;
+            self.network = Some(Network::OWN);
+        }
         self.hello()?;
         if self.initramfs.is_some() {
             boot::furnish()?;
@@ -100,7 +118,7 @@ impl Agent {
 
     fn enter(&mut self, root: &Root) -> Result<()> {
         self.initramfs = Some(boot::enter_root(root)?);
-        self.writes_back = matches!(root.upper, Upper::Ext4(_));
+        self.has_disk = matches!(root.upper, Upper::Ext4(_));
         Ok(())
     }
 
@@ -121,6 +139,8 @@ impl Agent {
             for (token, flags) in &ready {
                 match *token {
                     Token::Control => self.control_ready(*flags)?,
+                    // What was ready before the container stood still.
+                    Token::Program(..) if self.frozen => {}
                     Token::Program(index, source) => {
                         if let Some(program) = self.programs.get_mut(index) {
                             program.ready(source, *flags, &mut scratch)?;
@@ -141,15 +161,15 @@ impl Agent {
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, self.control.has_pending());
         let mut fds = vec![PollFd::from_borrowed_fd(self.control.as_fd(), flags)];
-        for (index, program) in self.programs.iter().enumerate() {
+        let watched = if self.frozen { &[][..] } else { &self.programs };
+        for (index, program) in watched.iter().enumerate() {
             program.sources(|source, fd| {
                 tokens.push(Token::Program(index, source));
                 fds.push(fd);
             });
         }
-        let draining: Vec<usize> = (0..self.programs.len())
-            .filter(|i| self.programs.get(*i).is_some_and(Program::is_draining))
-            .collect();
+        let draining: Vec<usize> =
+            (0..watched.len()).filter(|i| watched.get(*i).is_some_and(Program::is_draining)).collect();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         match poll(&mut fds, (!draining.is_empty()).then_some(&now)) {
             Ok(_) => {}
@@ -191,10 +211,10 @@ impl Agent {
     }
 
     /// The control connection is gone. A machine that was restored from a snapshot makes a new one; a container
-    /// that has run ends with it.
+    /// that has run, and does not stand still, ends with it.
     fn lost_control(&mut self, errno: Errno) -> Result<()> {
         let said_hello = !self.control.has_pending();
-        if self.had_main || !self.programs.is_empty() || !said_hello {
+        if !self.frozen && (self.had_main || !self.programs.is_empty()) || !said_hello {
             if self.programs.is_empty() && self.had_main {
                 power::off();
             }
@@ -203,13 +223,18 @@ impl Agent {
         }
         self.control = connect(&self.transport)?;
         self.generation += 1;
+        for program in &mut self.programs {
+            program.take_up(&self.transport)?;
+        }
         self.hello()
     }
 
     fn handle(&mut self, message: HostMessage) -> Result<()> {
         match message {
             HostMessage::Configure(configure) => self.configure(&configure),
+            HostMessage::Prepare(prepare) => self.make_ready(&prepare),
             HostMessage::Exec(exec) => self.exec(&exec),
+            HostMessage::Files { id } => self.files(id),
             HostMessage::Signal { id, signal } => {
                 if let Some(program) = self.program(id) {
                     program.signal(signal);
@@ -227,7 +252,42 @@ impl Agent {
                 Ok(self.control.queue(&GuestMessage::Synced { token })?)
             }
             HostMessage::Shutdown => self.shut_down(),
+            HostMessage::Update(limits) => {
+                let (errno, message) =
+                    answer(self.cgroup().and_then(|cgroup| setup::set_limits(cgroup, &limits)));
+                Ok(self.control.queue(&GuestMessage::Updated { errno, message })?)
+            }
+            HostMessage::Freeze { frozen } => {
+                let (errno, message) = answer(self.freeze(frozen));
+                Ok(self.control.queue(&GuestMessage::Frozen { errno, message })?)
+            }
+            HostMessage::Observe { token, subject } => {
+                // Where /proc cannot be read there is nothing to tell.
+                let (text, cut) = match subject {
+                    Subject::Usage => (observe::usage(self.cgroup().ok()), false),
+                    Subject::Processes => observe::processes().unwrap_or_default(),
+                };
+                Ok(self.control.queue(&GuestMessage::Observed { token, cut, text })?)
+            }
         }
+    }
+
+    fn cgroup(&self) -> Result<BorrowedFd<'_>> {
+        let cgroup = self.container.as_ref().and_then(|container| container.cgroup.as_ref());
+        cgroup.map(|cgroup| cgroup.as_fd()).ok_or_else(|| Failure::new("the guest's kernel has no cgroups"))
+    }
+
+    /// Lets the container stand still, with everything sent that was read of its programs, or go on.
+    fn freeze(&mut self, frozen: bool) -> Result<()> {
+        self.frozen = frozen;
+        let done = self
+            .cgroup()
+            .and_then(|cgroup| setup::freeze(cgroup, frozen))
+            .and_then(|()| self.programs.iter_mut().try_for_each(Program::send_all));
+        if frozen && done.is_err() {
+            let _ = self.freeze(false);
+        }
+        done
     }
 
     fn program(&self, id: u32) -> Option<&Program> {
@@ -235,7 +295,7 @@ impl Agent {
     }
 
     fn configure(&mut self, configure: &Configure) -> Result<()> {
-        if self.had_main {
+        if self.had_main && !self.frozen {
             return Err(Failure::new("the host configured a container that runs already"));
         }
         match (&self.initramfs, &configure.root) {
@@ -249,16 +309,44 @@ impl Agent {
             }
             (Some(_), None) => {}
         }
+        if let Some(network) = configure.network.filter(|network| self.network != Some(*network)) {
+            network::set_up(&network, self.network.as_ref())?;
+            self.network = Some(network);
+        }
         let Some(initramfs) = &self.initramfs else { return Ok(()) };
         let container = setup::configure(configure, initramfs.as_fd(), self.container.take())?;
-        self.writes_back |= container.has_shares;
+        self.writes_back = container.has_shares || self.has_disk && !configure.forget_changes;
         self.container = Some(container);
         Ok(self.control.queue(&GuestMessage::Ready)?)
     }
 
+    fn make_ready(&mut self, prepare: &Prepare) -> Result<()> {
+        let Some(initramfs) = self.initramfs.as_ref().filter(|_| self.container.is_none()) else {
+            return Err(Failure::new(
+                "the host prepared a container without a root, or one that is made already",
+            ));
+        };
+        let container = setup::prepare(prepare, initramfs.as_fd())?;
+        ahead::read(&prepare.program, &prepare.path);
+        let cgroup = container.cgroup.as_ref().map(|cgroup| cgroup.as_fd());
+        // Without it the main program's process is made when it is asked for.
+        self.parked = sys::park(cgroup, child::settle_in_early).ok();
+        self.container = Some(container);
+        Ok(())
+    }
+
     fn exec(&mut self, exec: &Exec) -> Result<()> {
-        let id = exec.id;
-        let message = match self.try_exec(exec) {
+        let started = self.try_exec(exec);
+        self.started(exec.id, started)
+    }
+
+    fn files(&mut self, id: u32) -> Result<()> {
+        let started = self.try_files(id);
+        self.started(id, started)
+    }
+
+    fn started(&mut self, id: u32, started: core::result::Result<(Program, u32), Refusal>) -> Result<()> {
+        let message = match started {
             Ok((program, pid)) => {
                 self.had_main |= program.is_main;
                 self.programs.push(program);
@@ -279,7 +367,14 @@ impl Agent {
         let main = self.programs.iter().find(|program| program.is_main && program.exit.is_none());
         match (exec.main, main) {
             (true, _) if self.had_main => Err(Refusal::request("there was a main program already")),
-            (true, _) => spawn::start(exec, container, &self.transport, None),
+            (true, _) => {
+                let parked = spawn::fit(self.parked.take(), exec).map_err(|errno| Refusal {
+                    stage: servin_init::proto::Stage::Namespace,
+                    errno: errno.raw_os_error(),
+                    message: "take the prepared process apart".into(),
+                })?;
+                spawn::start(exec, container, &self.transport, Place::Main, parked)
+            }
             (false, None) => Err(Refusal::request("no main program is running")),
             (false, Some(main)) => {
                 if !self.joined {
@@ -292,9 +387,20 @@ impl Agent {
                     )?;
                     self.joined = true;
                 }
-                spawn::start(exec, container, &self.transport, Some(main.pidfd()))
+                spawn::start(exec, container, &self.transport, Place::Beside(main.pidfd()), None)
             }
         }
+    }
+
+    fn try_files(&self, id: u32) -> core::result::Result<(Program, u32), Refusal> {
+        let (Some(container), Some(initramfs)) = (&self.container, &self.initramfs) else {
+            return Err(Refusal::request("the container is not configured yet"));
+        };
+        if self.program(id).is_some() {
+            return Err(Refusal::request("a running program has this id"));
+        }
+        let exec = Exec { main: !self.had_main, ..files::exec(id) };
+        spawn::start(&exec, container, &self.transport, Place::Machine(initramfs.as_fd()), None)
     }
 
     /// Sends what the programs have produced, and reports those that are through.
@@ -339,6 +445,14 @@ impl Agent {
             let _ = poll(&mut fds, Some(&PATIENCE));
         }
         power::off()
+    }
+}
+
+/// A failure as it is told: number and text, empty if there was none.
+fn answer(done: Result<()>) -> (i32, String) {
+    match done {
+        Ok(()) => (0, String::new()),
+        Err(failure) => (failure.errno, failure.doing),
     }
 }
 

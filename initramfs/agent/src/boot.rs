@@ -35,6 +35,8 @@ pub(crate) fn enter_root(root: &Root) -> core::result::Result<OwnedFd, Failure> 
     Ok(initramfs)
 }
 
+const EXT4_OPTIONS: &CStr = c"discard,no_prefetch_block_bitmaps,noblock_validity,noinit_itable";
+
 fn mount_root(root: &Root) -> core::result::Result<(), Failure> {
     if matches!(root.lower, Lower::Erofs(_)) || matches!(root.upper, Upper::Ext4(_)) {
         mount(c"dev", c"/dev", c"devtmpfs", MountFlags::empty(), None).doing("mount devtmpfs")?;
@@ -61,7 +63,10 @@ fn mount_root(root: &Root) -> core::result::Result<(), Failure> {
         Upper::None => {}
         Upper::Tmpfs => mount(c"upper", c"/upper", c"tmpfs", MountFlags::empty(), c"mode=700")
             .doing("mount a tmpfs for changes")?,
-        Upper::Ext4(device) => mount(device.as_str(), c"/upper", c"ext4", MountFlags::empty(), None)
+        // What is only read must not be written; what is deleted goes back to the host. The rest leaves away what ext4
+        // does for a disk that may be damaged or was never written: to look at the bitmaps of all groups, to remember
+        // where its own blocks are, and to zero inode tables.
+        Upper::Ext4(device) => mount(device.as_str(), c"/upper", c"ext4", MountFlags::NOATIME, EXT4_OPTIONS)
             .doing(format_args!("mount {device} for changes"))?,
     }
     for path in [c"/upper/upper", c"/upper/work"] {

@@ -28,11 +28,16 @@
 extern crate alloc;
 
 mod agent;
+mod ahead;
 mod boot;
 mod child;
 mod environment;
 mod failure;
+mod files;
+mod init;
 mod link;
+mod network;
+mod observe;
 mod power;
 mod program;
 mod setup;
@@ -42,12 +47,27 @@ mod user;
 
 pub use power::die;
 
+use alloc::borrow::ToOwned;
+use core::ffi::CStr;
+
 use servin_init::proto::BootOptions;
 
-/// Runs the agent with the `NAME=value` strings that the kernel passed on from its command line.
-pub fn run<'a>(environment: impl Iterator<Item = &'a str>) -> ! {
+/// Runs the agent with the `NAME=value` strings that the kernel passed on from its command line; or, where its arguments
+/// say so, a container's init or the server of its files.
+pub fn run<'a>(
+    mut arguments: impl Iterator<Item = &'a CStr>,
+    environment: impl Iterator<Item = &'a CStr>,
+) -> ! {
     let entry_cycles = sys::cycles();
-    match BootOptions::parse(environment) {
+    let name = arguments.next();
+    if name == Some(files::NAME) {
+        files::serve();
+    }
+    if name == Some(init::NAME) {
+        let program = arguments.skip(1).map(ToOwned::to_owned).collect();
+        init::run(program, environment.map(ToOwned::to_owned).collect());
+    }
+    match BootOptions::parse(environment.filter_map(|variable| variable.to_str().ok())) {
         Ok(options) => agent::Agent::run(&options, entry_cycles),
         Err(message) => power::fail(&failure::Failure::new(message)),
     }

@@ -45,7 +45,7 @@ impl Link {
     pub(crate) fn connect(transport: &Transport, channel: Channel) -> rustix::io::Result<Self> {
         let (port, name) = match channel {
             Channel::HostControl | Channel::GuestControl => (CONTROL_PORT, "control"),
-            Channel::HostStream | Channel::GuestStream => (STREAM_PORT, "stream"),
+            _ => (STREAM_PORT, "stream"),
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let family = match transport {

@@ -7,9 +7,9 @@
 
 mod rt;
 
-/// Called by `rt::start` with the environment that the kernel made of its command line.
-fn main(environment: rt::start::Environment) -> ! {
-    servin_agent::run(environment)
+/// Called by `rt::start` with the arguments, and the environment that the kernel made of its command line.
+fn main(arguments: rt::start::Words, environment: rt::start::Words) -> ! {
+    servin_agent::run(arguments, environment)
 }
 
 #[panic_handler]

@@ -16,12 +16,12 @@ use rustix::{
     io::Errno,
     process::{WaitId, WaitIdOptions, waitid},
 };
-use servin_init::proto::{ExitStatus, StreamMessage, WindowSize, data_header, kind};
+use servin_init::proto::{Channel, ExitStatus, StreamMessage, WindowSize, data_header, kind};
 
 use crate::{
     failure::{Doing as _, Failure},
-    link::Link,
-    spawn, sys,
+    link::{Link, Transport},
+    setup, spawn, sys,
 };
 
 /// The agent's ends of what a program writes to; `None` once it has ended.
@@ -175,6 +175,47 @@ impl Program {
         if self.link.as_mut().is_some_and(|link| link.flush().is_err()) {
             self.let_go();
         }
+    }
+
+    /// Sends what waits for the host, and waits until it has taken it.
+    pub(crate) fn send_all(&mut self) -> Result<(), Failure> {
+        loop {
+            self.flush();
+            match &self.link {
+                Some(link) if link.has_pending() => {
+                    if !setup::wait(link.as_fd(), PollFlags::OUT) {
+                        return Err(Errno::TIMEDOUT).doing("send what a program wrote");
+                    }
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The machine was restored: the main program gets a stream to the new host, others end.
+    pub(crate) fn take_up(&mut self, transport: &Transport) -> Result<(), Failure> {
+        /// No host chooses such a number.
+        const FORGOTTEN: u32 = 1 << 31;
+        if !self.is_main {
+            self.signal(9);
+            self.id |= FORGOTTEN;
+            self.let_go();
+            return Ok(());
+        }
+        let mut link = Link::connect(transport, Channel::HostStream).doing("connect the program's stream")?;
+        link.queue(&StreamMessage::Hello { id: self.id })?;
+        let (no_stdout, no_stderr) = match &self.output {
+            Output::Pipes(stdout, stderr) => (stdout.is_none(), stderr.is_none()),
+            Output::Terminal(master) => (master.is_none(), master.is_none()),
+        };
+        if no_stdout {
+            link.queue(&StreamMessage::StdoutEof)?;
+        }
+        if no_stderr {
+            link.queue(&StreamMessage::StderrEof)?;
+        }
+        self.link = Some(link);
+        Ok(())
     }
 
     /// After the exit, and a look at the outputs that was later than it: what is not readable now stays empty,

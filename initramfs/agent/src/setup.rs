@@ -4,6 +4,7 @@ use alloc::{ffi::CString, format, string::String, vec::Vec};
 use core::ffi::CStr;
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     fd::{AsFd as _, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags, mkdirat, openat},
     io::Errno,
@@ -12,7 +13,7 @@ use rustix::{
     process::{chdir, fchdir},
     time::{ClockId, Timespec, clock_settime},
 };
-use servin_init::proto::{Configure, Limits, Mount, MountSource};
+use servin_init::proto::{Configure, Limits, Mount, MountSource, Prepare};
 
 use crate::{
     boot::{c_path, make_directories, make_file, mount_making, name, remount_read_only},
@@ -23,17 +24,47 @@ use crate::{
 type Result<T> = core::result::Result<T, Failure>;
 
 /// What the agent keeps of the container after it was set up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Container {
     pub(crate) hostname: String,
+    /// /dev/shm is mounted, with this size.
+    shm_size: Option<u64>,
+    /// Files that lie over the image's, by their place in [`FILES`].
+    files: [bool; FILES.len()],
     /// The container's cgroup, as a directory; `None` if the kernel has no cgroup v2.
     pub(crate) cgroup: Option<OwnedFd>,
     /// Something that outlives the machine can be written: it must be synced before the end is told.
     pub(crate) has_shares: bool,
 }
 
+/// Files of the initramfs, and what they are bound to.
+const FILES: [(&CStr, &CStr); 3] = [
+    (c"files/hostname", c"/etc/hostname"),
+    (c"files/hosts", c"/etc/hosts"),
+    (c"files/resolv.conf", c"/etc/resolv.conf"),
+];
+
+/// Size of /dev/shm if nobody says another.
+const SHM_SIZE: u64 = 64 << 20;
+
+/// Makes what does not depend on the container: a machine that is saved now has it, and [`configure`] finds it there.
+pub(crate) fn prepare(prepare: &Prepare, initramfs: BorrowedFd<'_>) -> Result<Container> {
+    let mut container = Container::default();
+    loopback();
+    shm(&mut container, SHM_SIZE)?;
+    let empty = Some(&[][..]);
+    files(
+        &mut container,
+        [empty, empty.filter(|_| prepare.hosts), empty.filter(|_| prepare.resolv_conf)],
+        initramfs,
+    )?;
+    // Without cgroups in the kernel there is none to prepare.
+    container.cgroup = prepare_cgroup(initramfs).ok();
+    Ok(container)
+}
+
 /// Sets the clock, the random pool, names, files, mounts and limits. The root is entered already; `initramfs` is
-/// what lies below it. `before` is what an earlier call made, if a restored machine is configured again.
+/// what lies below it. `before` is what [`prepare`], or an earlier call in a machine that was restored since, has made.
 pub(crate) fn configure(
     configure: &Configure,
     initramfs: BorrowedFd<'_>,
@@ -51,20 +82,51 @@ pub(crate) fn configure(
     if !configure.hostname.is_empty() {
         rustix::system::sethostname(configure.hostname.as_bytes()).doing("set the host name")?;
     }
-    loopback();
-    let shm_size = configure.shm_size.unwrap_or(64 << 20);
-    let options = CString::new(format!("mode=1777,size={shm_size}")).unwrap_or_default();
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_making(c"shm", c"/dev/shm", c"tmpfs", flags, Some(&options)).doing("mount /dev/shm")?;
-    files(configure, initramfs)?;
+    if !configure.domainname.is_empty() {
+        rustix::system::setdomainname(configure.domainname.as_bytes()).doing("set the domain name")?;
+    }
+    let mut container = match before {
+        Some(before) => before,
+        None => {
+            loopback();
+            Container::default()
+        }
+    };
+    container.hostname.clone_from(&configure.hostname);
+    shm(&mut container, configure.shm_size.unwrap_or(SHM_SIZE))?;
+    let mut hostname = configure.hostname.clone().into_bytes();
+    hostname.push(b'\n');
+    let hostname = Some(&hostname[..]).filter(|_| !configure.hostname.is_empty());
+    files(
+        &mut container,
+        [hostname, configure.hosts.as_deref(), configure.resolv_conf.as_deref()],
+        initramfs,
+    )?;
     mounts(&configure.mounts, initramfs)?;
     if configure.read_only {
         remount_read_only(c"/", MountFlags::empty()).doing("make the root read-only")?;
     }
-    let has_shares =
+    if !configure.sysctls.is_empty() {
+        sysctls(&configure.sysctls, initramfs)?;
+    }
+    container.has_shares |=
         configure.mounts.iter().any(|m| !m.read_only && matches!(m.source, MountSource::Virtiofs { .. }));
-    let cgroup = cgroup(&configure.limits, initramfs, before.and_then(|container| container.cgroup))?;
-    Ok(Container { hostname: configure.hostname.clone(), cgroup, has_shares })
+    container.cgroup = cgroup(&configure.limits, initramfs, container.cgroup.take())?;
+    Ok(container)
+}
+
+/// Mounts /dev/shm, or gives it another size.
+fn shm(container: &mut Container, size: u64) -> Result<()> {
+    if container.shm_size == Some(size) {
+        return Ok(());
+    }
+    let options = CString::new(format!("mode=1777,size={size}")).unwrap_or_default();
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match container.shm_size.replace(size) {
+        None => mount_making(c"shm", c"/dev/shm", c"tmpfs", flags, Some(&options)),
+        Some(_) => rustix::mount::mount_remount(c"/dev/shm", flags, &options),
+    }
+    .doing("mount /dev/shm")
 }
 
 /// A kernel without IPv4 has no loopback interface to bring up, and that is all right.
@@ -75,28 +137,35 @@ fn loopback() {
 
 /// Puts the host's files over the image's. They lie in the initramfs, so a read-only root does not matter; where
 /// the image has no such file and none can be made, the container does without.
-fn files(configure: &Configure, initramfs: BorrowedFd<'_>) -> Result<()> {
-    let mut hostname = configure.hostname.clone().into_bytes();
-    hostname.push(b'\n');
-    let given = [
-        (c"files/hostname", c"/etc/hostname", Some(&hostname).filter(|_| !configure.hostname.is_empty())),
-        (c"files/hosts", c"/etc/hosts", configure.hosts.as_ref()),
-        (c"files/resolv.conf", c"/etc/resolv.conf", configure.resolv_conf.as_ref()),
-    ];
-    if given.iter().all(|(_, _, content)| content.is_none()) {
-        return Ok(());
-    }
-    fchdir(initramfs).doing("enter the initramfs")?;
-    for (file, target, content) in given {
-        let Some(content) = content else { continue };
+fn files(
+    container: &mut Container,
+    contents: [Option<&[u8]>; FILES.len()],
+    initramfs: BorrowedFd<'_>,
+) -> Result<()> {
+    let mut entered = false;
+    for (((file, target), content), is_bound) in FILES.into_iter().zip(contents).zip(&mut container.files) {
+        let Some(content) = content else {
+            if core::mem::take(is_bound) {
+                unmount(target, UnmountFlags::DETACH).doing(format_args!("show the image's {target:?}"))?;
+            }
+            continue;
+        };
         write_file(initramfs, file, OFlags::CREATE | OFlags::TRUNC, content)
             .doing(format_args!("write {file:?}"))?;
+        if *is_bound {
+            continue;
+        }
+        if !entered {
+            fchdir(initramfs).doing("enter the initramfs")?;
+            entered = true;
+        }
         match bind_making(file, target, make_file) {
-            Ok(()) | Err(Errno::ROFS | Errno::NOENT) => {}
+            Ok(()) => *is_bound = true,
+            Err(Errno::ROFS | Errno::NOENT) => {}
             Err(errno) => return Err(errno).doing(format_args!("bind {target:?}")),
         }
     }
-    chdir(c"/").doing("enter the root")
+    if entered { chdir(c"/").doing("enter the root") } else { Ok(()) }
 }
 
 fn write_file(
@@ -223,24 +292,80 @@ fn cgroup(limits: &Limits, initramfs: BorrowedFd<'_>, before: Option<OwnedFd>) -
     let limited = *limits != Limits::default();
     match before.map_or_else(|| prepare_cgroup(initramfs), Ok) {
         Ok(directory) => {
-            let set = |file: &CStr, value: String| {
-                write_file(directory.as_fd(), file, OFlags::empty(), value.as_bytes())
-                    .doing(format_args!("set {file:?} to {value}"))
-            };
-            if let Some(bytes) = limits.memory_max {
-                set(c"memory.max", format!("{bytes}"))?;
-            }
-            if let Some(count) = limits.pids_max {
-                set(c"pids.max", format!("{count}"))?;
-            }
-            if let Some(cpu) = limits.cpu {
-                set(c"cpu.max", format!("{} {}", cpu.quota_us, cpu.period_us))?;
-            }
+            set_limits(directory.as_fd(), limits)?;
             Ok(Some(directory))
         }
         Err(failure) if limited => Err(failure),
         Err(_) => Ok(None),
     }
+}
+
+/// Sets the limits that are given.
+pub(crate) fn set_limits(cgroup: BorrowedFd<'_>, limits: &Limits) -> Result<()> {
+    let set = |file: &CStr, value: &str| {
+        write_file(cgroup, file, OFlags::empty(), value.as_bytes())
+            .doing(format_args!("set {} to {value}", file.to_string_lossy()))
+    };
+    if let Some(bytes) = limits.memory_max {
+        set(c"memory.max", &format!("{bytes}"))?;
+    }
+    if let Some(count) = limits.pids_max {
+        match count {
+            u64::MAX => set(c"pids.max", "max")?,
+            _ => set(c"pids.max", &format!("{count}"))?,
+        }
+    }
+    if let Some(cpu) = limits.cpu {
+        match cpu.quota_us {
+            u32::MAX => set(c"cpu.max", "max")?,
+            _ => set(c"cpu.max", &format!("{} {}", cpu.quota_us, cpu.period_us))?,
+        }
+    }
+    limits.files.iter().try_for_each(|(file, value)| set(&c_path(file.as_bytes()), value))
+}
+
+/// Lets everything in the cgroup stand still or go on, and waits until it does (Documentation/admin-guide/cgroup-v2.rst,
+/// cgroup.freeze). Without the wait for the second, a first look after the next would find what is not true any more.
+pub(crate) fn freeze(cgroup: BorrowedFd<'_>, frozen: bool) -> Result<()> {
+    let (value, wanted) = if frozen { (b"1", b"frozen 1") } else { (b"0", b"frozen 0") };
+    write_file(cgroup, c"cgroup.freeze", OFlags::empty(), value).doing("write cgroup.freeze")?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let events = openat(cgroup, c"cgroup.events", flags, Mode::empty()).doing("open cgroup.events")?;
+    loop {
+        let mut text = [0; 64];
+        rustix::io::pread(&events, &mut text, 0).doing("read cgroup.events")?;
+        if text.windows(8).any(|word| word == wanted) {
+            return Ok(());
+        }
+        if !wait(events.as_fd(), PollFlags::PRI) {
+            // What waits for a disk or a share in the kernel does not stand still.
+            return Err(Errno::TIMEDOUT).doing("stop the programs");
+        }
+    }
+}
+
+/// Waits for this to be so of a descriptor, and not for ever.
+pub(crate) fn wait(fd: BorrowedFd<'_>, flags: PollFlags) -> bool {
+    const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+    matches!(poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&PATIENCE)), Ok(1..) | Err(Errno::INTR))
+}
+
+/// Sets the kernel's settings through a /proc of our own, which nobody else sees.
+fn sysctls(list: &[(String, String)], initramfs: BorrowedFd<'_>) -> Result<()> {
+    fchdir(initramfs).doing("enter the initramfs")?;
+    match mkdirat(initramfs, c"proc", Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno).doing("make a place for /proc"),
+    }
+    mount(c"proc", c"proc", c"proc", MountFlags::empty(), None).doing("mount /proc for settings")?;
+    let set = list.iter().try_for_each(|(path, value)| {
+        let file = c_path(&[b"proc/sys/", path.as_bytes()].concat());
+        write_file(initramfs, &file, OFlags::empty(), value.as_bytes())
+            .doing(format_args!("set the sysctl {path} to {value}"))
+    });
+    let unmounted = unmount(c"proc", UnmountFlags::DETACH).doing("unmount /proc");
+    chdir(c"/").doing("enter the root")?;
+    set.and(unmounted)
 }
 
 fn prepare_cgroup(initramfs: BorrowedFd<'_>) -> Result<OwnedFd> {

@@ -1,6 +1,7 @@
 //! From an [`Exec`] to a running [`Program`].
 
 use alloc::{
+    ffi::CString,
     format,
     string::{String, ToString as _},
     vec::Vec,
@@ -10,21 +11,21 @@ use rustix::{
     fd::{AsFd as _, BorrowedFd, OwnedFd},
     fs::{Gid, Mode, OFlags, Uid, fchown},
     io::Errno,
-    mount::mount_bind,
+    mount::{UnmountFlags, mount_bind, unmount},
     pipe::{PipeFlags, pipe_with},
     pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
-use servin_init::proto::{Channel, Exec, Stage, StreamMessage, WindowSize};
+use servin_init::proto::{Channel, DEFAULT_CAPABILITIES, Exec, Stage, StreamMessage, WindowSize};
 
 use crate::{
     boot::{c_path, make_directories, make_file},
-    child::{self, Plan},
-    environment,
+    child::{self, Place, Plan},
+    environment, files, init,
     link::{Link, Transport, above_stdio},
     program::{Output, Program},
     setup::Container,
-    sys::{self, Strings},
+    sys::{self, Parked, Strings},
     user::{self, Identity},
 };
 
@@ -46,13 +47,32 @@ fn refuse(stage: Stage, doing: &'static str) -> impl Fn(Errno) -> Refusal {
     move |errno| Refusal { stage, errno: errno.raw_os_error(), message: doing.to_string() }
 }
 
-/// Starts the program. `main` is a pidfd of the running main program, or `None` if this is to be it. Also returns
-/// the program's process id in the container.
+/// The parked process, if `exec` can be carried out in it: one that was given other capabilities than are asked for goes,
+/// and with it what it has mounted.
+pub(crate) fn fit(parked: Option<Parked>, exec: &Exec) -> rustix::io::Result<Option<Parked>> {
+    let Some(parked) = parked else { return Ok(None) };
+    if exec.capabilities == DEFAULT_CAPABILITIES {
+        return Ok(Some(parked));
+    }
+    parked.dismiss();
+    for path in [c"/sys/fs/cgroup", c"/proc"] {
+        match unmount(path, UnmountFlags::DETACH) {
+            // A kernel without cgroups.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(None)
+}
+
+/// Starts the program at its place; the main program in `parked` if there is one. Also returns the program's process id
+/// as it sees it.
 pub(crate) fn start(
     exec: &Exec,
     container: &Container,
     transport: &Transport,
-    main: Option<BorrowedFd<'_>>,
+    place: Place<'_>,
+    parked: Option<Parked>,
 ) -> Result<(Program, u32), Refusal> {
     let Some(name) = exec.argv.first() else { return Err(Refusal::request("no program is named")) };
     // First, so that the host can take the connection while the rest happens here.
@@ -63,9 +83,9 @@ pub(crate) fn start(
         errno: 0,
         message: error.to_string(),
     })?;
-    let identity = identity(&exec.user)?;
+    let identity = identity(&exec.user, &exec.groups)?;
     let stdio = match exec.terminal {
-        Some(size) => terminal(size, &identity, main.is_none()),
+        Some(size) => terminal(size, &identity, matches!(place, Place::Main)),
         None => pipes(exec.stdin, &identity),
     };
     let stdio = stdio.map_err(refuse(Stage::Stdio, "make the program's input and output"))?;
@@ -74,6 +94,15 @@ pub(crate) fn start(
         let _ = make_directories(&exec.cwd);
     }
     let (stdin, stdout, stderr) = &stdio.child;
+    let mut argv: Vec<CString> = exec.argv.iter().map(|arg| c_path(arg)).collect();
+    let mut candidates = environment::candidates(name, &exec.env);
+    if let Place::Machine(_) = place {
+        candidates = Vec::from([files::PATH.into()]);
+    }
+    if exec.init && matches!(place, Place::Main) {
+        argv.splice(..0, [init::NAME.into(), init::SEPARATOR.into()]);
+        candidates = Vec::from([init::PATH.into()]);
+    }
     let mut plan = Plan {
         exec,
         identity: &identity,
@@ -83,17 +112,23 @@ pub(crate) fn start(
             stdout.as_ref().unwrap_or(stdin).as_fd(),
             stderr.as_ref().unwrap_or(stdin).as_fd(),
         ],
-        join: main,
+        place,
+        is_settled: parked.is_some(),
         cwd: c_path(&exec.cwd),
-        candidates: environment::candidates(name, &exec.env),
-        argv: Strings::new(exec.argv.iter().map(|arg| c_path(arg)).collect()),
+        oom_score_adj: exec.oom_score_adj.map(|score| c_path(score.to_string().as_bytes())),
+        candidates,
+        argv: Strings::new(argv),
         env: Strings::new(environment::complete(exec, &container.hostname, &identity.home)),
         pid: 0,
         fault: None,
     };
     let cgroup = container.cgroup.as_ref().map(|cgroup| cgroup.as_fd());
-    let (pid, pidfd) = sys::spawn(main.is_none(), cgroup, &mut plan, child::run)
-        .map_err(refuse(Stage::Namespace, "make a process"))?;
+    let cgroup = cgroup.filter(|_| !matches!(place, Place::Machine(_)));
+    let (pid, pidfd) = match parked {
+        Some(parked) => parked.go(&mut plan, child::run),
+        None => sys::spawn(matches!(place, Place::Main), cgroup, &mut plan, child::run)
+            .map_err(refuse(Stage::Namespace, "make a process"))?,
+    };
     let (container_pid, fault) = (plan.pid, plan.fault);
     if let Some((stage, doing, errno)) = fault {
         // It has ended already: this only takes it out of the process table.
@@ -106,11 +141,11 @@ pub(crate) fn start(
         };
         return Err(Refusal { stage, errno: errno.raw_os_error(), message: format!("{doing}{object}") });
     }
-    Ok((Program::new(exec.id, main.is_none(), pid, pidfd, link, stdio.stdin, stdio.output), container_pid))
+    Ok((Program::new(exec.id, exec.main, pid, pidfd, link, stdio.stdin, stdio.output), container_pid))
 }
 
-/// Reads the container's user files and looks `user` up.
-fn identity(user: &str) -> Result<Identity, Refusal> {
+/// Reads the container's user files and looks `user` and further groups up.
+pub(crate) fn identity(user: &str, more: &[String]) -> Result<Identity, Refusal> {
     let read = |path| match read_file(path) {
         Ok(content) => Ok(content),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(Vec::new()),
@@ -120,11 +155,16 @@ fn identity(user: &str) -> Result<Identity, Refusal> {
             message: format!("read {path:?} of the container"),
         }),
     };
-    user::look_up(user, &read(c"/etc/passwd")?, &read(c"/etc/group")?).map_err(|message| Refusal {
-        stage: Stage::User,
-        errno: 0,
-        message,
-    })
+    let group = read(c"/etc/group")?;
+    let fail = |message| Refusal { stage: Stage::User, errno: 0, message };
+    let mut identity = user::look_up(user, &read(c"/etc/passwd")?, &group).map_err(fail)?;
+    for wanted in more {
+        let found = user::group(wanted, &group).map_err(fail)?;
+        if !identity.groups.contains(&found) {
+            identity.groups.push(found);
+        }
+    }
+    Ok(identity)
 }
 
 /// The content of a file, up to 4 MiB.

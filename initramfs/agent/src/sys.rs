@@ -1,38 +1,50 @@
 //! The few system calls and instructions that have no safe form elsewhere.
-#![allow(unsafe_code)] // Raw system calls, port output and the time stamp counter.
+#![allow(unsafe_code)] // Raw system calls.
 
-use alloc::{ffi::CString, vec::Vec};
+use alloc::{boxed::Box, ffi::CString, vec::Vec};
 use core::{
-    arch::asm,
     ffi::{CStr, c_char},
+    fmt,
     mem::size_of,
     ptr::null,
+    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 
 use rustix::{
-    fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     io::{Errno, Result},
 };
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-compile_error!("the agent is written for x86_64 Linux so far");
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
-// arch/x86/entry/syscalls/syscall_64.tbl
-const IOCTL: usize = 16;
-const CONNECT: usize = 42;
-const SETSOCKOPT: usize = 54;
-const EXECVE: usize = 59;
-const EXIT: usize = 60;
-const KILL: usize = 62;
-const PRCTL: usize = 157;
-const IOPERM: usize = 173;
-const PRLIMIT64: usize = 302;
-const CLONE3: usize = 435;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as arch;
+use arch::{
+    CLONE, CONNECT, DUP3, EXECVE, EXIT, FUTEX, IOCTL, KILL, PRCTL, PRLIMIT64, RT_SIGPROCMASK,
+    RT_SIGTIMEDWAIT, SETSOCKOPT, UNSHARE,
+};
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the agent is PID 1 of a Linux");
+
+/// The processor's counter of time: as fast as it counts, from the machine's start.
+pub(crate) use arch::cycles;
+
+/// Writes 1 to the port of servin's power device, on machines that have one. Returns where there is none, or it may not
+/// be touched.
+pub(crate) use arch::power_port;
 
 /// `include/uapi/linux/sched.h`
 const CLONE_VM: u64 = 0x100;
+const CLONE_FILES: u64 = 0x400;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_VFORK: u64 = 0x4000;
+const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const SIGCHLD: u64 = 17;
@@ -46,23 +58,8 @@ unsafe fn syscall<const N: usize>(number: usize, given: [usize; N]) -> Result<us
     for (argument, given) in args.iter_mut().zip(given) {
         *argument = given;
     }
-    let result: isize;
-    // SAFETY: the syscall instruction changes rax, rcx and r11 only; the rest is the caller's.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") args[0],
-            in("rsi") args[1],
-            in("rdx") args[2],
-            in("r10") args[3],
-            in("r8") args[4],
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    check(result)
+    // SAFETY: as the caller says.
+    check(unsafe { arch::syscall(number, args) })
 }
 
 fn check(result: isize) -> Result<usize> {
@@ -70,12 +67,6 @@ fn check(result: isize) -> Result<usize> {
         Ok(value) => Ok(value),
         Err(_) => Err(Errno::from_raw_os_error(-(result as i32))),
     }
-}
-
-/// The time stamp counter.
-pub(crate) fn cycles() -> u64 {
-    // SAFETY: rdtsc is there on every x86_64 and, with CR4.TSD clear as Linux leaves it, allowed to everyone.
-    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// Strings as execve(2) takes them: terminated, and a null-terminated list of pointers to them.
@@ -100,6 +91,55 @@ pub(crate) fn execve(path: &CStr, argv: &Strings, env: &Strings) -> Errno {
     match unsafe { syscall(EXECVE, args) } {
         Ok(_) => Errno::NOEXEC,
         Err(errno) => errno,
+    }
+}
+
+/// As execvp(3): the first file that can be executed; a file that may not be is remembered. Returns only an error.
+pub(crate) fn execute(candidates: &[CString], argv: &Strings, env: &Strings) -> Errno {
+    let mut worst = Errno::NOENT;
+    for candidate in candidates {
+        match execve(candidate, argv, env) {
+            Errno::NOENT | Errno::NOTDIR if candidates.len() > 1 => {}
+            Errno::ACCESS if candidates.len() > 1 => worst = Errno::ACCESS,
+            errno => return errno,
+        }
+    }
+    worst
+}
+
+/// fork(2), in a process of one thread: a child with a copy of its memory, where this gives 0.
+pub(crate) fn fork() -> Result<i32> {
+    // SAFETY: no stack and no addresses; the memory is copied, so each side goes on with its own.
+    unsafe { syscall(CLONE, [SIGCHLD as usize]) }.map(|pid| pid as i32)
+}
+
+/// Every signal, as a set of the kernel's.
+const ALL_SIGNALS: u64 = u64::MAX;
+
+/// Blocks every signal that can be.
+pub(crate) fn block_signals() {
+    set_blocked(ALL_SIGNALS);
+}
+
+/// Blocks none.
+pub(crate) fn unblock_signals() {
+    set_blocked(0);
+}
+
+fn set_blocked(set: u64) {
+    const SETMASK: usize = 2;
+    // SAFETY: a set of eight bytes, and no old one is asked for. It cannot fail with a valid set.
+    let _ = unsafe { syscall(RT_SIGPROCMASK, [SETMASK, (&raw const set) as usize, 0, 8]) };
+}
+
+/// Waits for the next of the blocked signals and gives its number.
+pub(crate) fn next_signal() -> i32 {
+    let set = ALL_SIGNALS;
+    loop {
+        // SAFETY: a set of eight bytes; no information and no timeout are asked for.
+        if let Ok(signal) = unsafe { syscall(RT_SIGTIMEDWAIT, [(&raw const set) as usize, 0, 0, 8]) } {
+            return signal as i32;
+        }
     }
 }
 
@@ -165,34 +205,170 @@ pub(crate) fn spawn<T>(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
-    let result: isize;
     // SAFETY: `args` is a whole clone_args. The child gets a stack of its own, aligned (the heap aligns 64 KiB
     // objects to a page) and alive until the parent goes on. With CLONE_VFORK the parent goes on only when the
-    // child has left this memory, so `start` and what it borrows are used by one of them at a time; from the
-    // parent's view the whole run of the child happens inside this asm block, which may change memory.
-    // Registers are copied into the child, r12 among them; `run` does not return.
-    unsafe {
-        asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r12",
-            "call qword ptr [r12]", // Start::run
-            "ud2",
-            "2:",
-            inlateout("rax") CLONE3 => result,
-            in("rdi") &raw mut args,
-            in("rsi") size_of::<CloneArgs>(),
-            in("r12") &raw mut start,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
+    // child has left this memory, so `start` and what it borrows are used by one of them at a time. The first field of
+    // `start` is a function that takes its address and does not return.
+    let result =
+        unsafe { arch::clone3((&raw mut args).cast(), size_of::<CloneArgs>(), (&raw mut start).cast()) };
     let pid = check(result)?;
     // SAFETY: CLONE_PIDFD stored a new descriptor there, which nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok((pid as i32, pidfd))
+}
+
+/// What a parked child and the agent tell each other.
+#[repr(C)]
+struct Meeting {
+    run: extern "C" fn(&Meeting) -> !,
+    /// What the child does first; true if it can go on.
+    first: fn() -> bool,
+    /// [`FIRST`], then [`PARKED`] or [`FAILED`], then [`GO`].
+    step: AtomicU32,
+    /// The kernel sets it to 0, and wakes who waits for it, when the child has left the agent's memory.
+    inside: AtomicU32,
+    /// Set before [`GO`]: what the child does then, and on what.
+    then: AtomicPtr<()>,
+    state: AtomicPtr<()>,
+}
+
+const FIRST: u32 = 0;
+const PARKED: u32 = 1;
+const FAILED: u32 = 2;
+const GO: u32 = 3;
+
+/// A child that has done its first part in the agent's memory, and sleeps until it is told the rest.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// Boxed, because the child knows its address.
+    meeting: Box<Meeting>,
+    /// The child runs on it.
+    _stack: Vec<u8>,
+}
+
+impl fmt::Debug for Meeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meeting").field("step", &self.step).finish_non_exhaustive()
+    }
+}
+
+/// Makes a child in a new PID namespace, and in `cgroup` if given, that carries `first` out **in the agent's memory** and
+/// then sleeps. The agent waits for that; `first` must not allocate and must leave nothing behind but in the kernel.
+///
+/// Until it goes on, the child shares the agent's descriptors.
+pub(crate) fn park(cgroup: Option<BorrowedFd<'_>>, first: fn() -> bool) -> Result<Parked> {
+    extern "C" fn run(meeting: &Meeting) -> ! {
+        let done = (meeting.first)();
+        meeting.step.store(if done { PARKED } else { FAILED }, Ordering::Release);
+        futex_wake(&meeting.step);
+        if done {
+            while meeting.step.load(Ordering::Acquire) == PARKED {
+                futex_wait(&meeting.step, PARKED);
+            }
+            // SAFETY: a number. What this child does with its copies of descriptors does not touch the agent's any more.
+            if unsafe { syscall(UNSHARE, [CLONE_FILES as usize]) }.is_ok() {
+                let (then, state) =
+                    (meeting.then.load(Ordering::Relaxed), meeting.state.load(Ordering::Relaxed));
+                // SAFETY: `go` stored a function of this type, and the state that it takes.
+                let then: unsafe fn(*mut ()) = unsafe { core::mem::transmute(then) };
+                // SAFETY: the agent waits and leaves the state alone until this child is gone.
+                unsafe { then(state) };
+            }
+        }
+        exit_now(127)
+    }
+    let mut stack: Vec<u8> = Vec::new();
+    stack.try_reserve_exact(STACK).map_err(|_| Errno::NOMEM)?;
+    let meeting = Box::new(Meeting {
+        run,
+        first,
+        step: AtomicU32::new(FIRST),
+        inside: AtomicU32::new(1),
+        then: AtomicPtr::default(),
+        state: AtomicPtr::default(),
+    });
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | CLONE_NEWPID,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: meeting.inside.as_ptr() as u64,
+        exit_signal: SIGCHLD,
+        stack: stack.as_mut_ptr() as u64,
+        stack_size: (STACK & !15) as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    let start = (&raw const *meeting).cast_mut().cast();
+    // SAFETY: as in `spawn`, but both go on: the child touches its own stack, and of the agent's memory only the meeting,
+    // which is made of atomics and outlives it (`Parked` is dropped when the child is gone). Its first field is a function
+    // that takes its address and does not return.
+    let result = unsafe { arch::clone3((&raw mut args).cast(), size_of::<CloneArgs>(), start) };
+    let pid = check(result)? as i32;
+    // SAFETY: CLONE_PIDFD stored a new descriptor there, which nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let parked = Parked { pid, pidfd, meeting, _stack: stack };
+    while parked.meeting.step.load(Ordering::Acquire) == FIRST {
+        futex_wait(&parked.meeting.step, FIRST);
+    }
+    if parked.meeting.step.load(Ordering::Acquire) == FAILED {
+        parked.dismiss();
+        return Err(Errno::CANCELED);
+    }
+    Ok(parked)
+}
+
+impl Parked {
+    /// Has the child carry `body` out on `state`, with descriptors of its own, while the agent stands still until the child
+    /// has executed a program or returned. Gives its PID and a pidfd, as [`spawn`] does.
+    pub(crate) fn go<T>(self, state: &mut T, body: fn(&mut T)) -> (i32, OwnedFd) {
+        struct Call<'a, T>(&'a mut T, fn(&mut T));
+        fn then<T>(call: *mut ()) {
+            // SAFETY: it is the call below, which this child alone uses.
+            let call = unsafe { &mut *call.cast::<Call<'_, T>>() };
+            (call.1)(call.0);
+        }
+        let mut call = Call(state, body);
+        let meeting = &*self.meeting;
+        meeting.then.store(then::<T> as fn(*mut ()) as *mut (), Ordering::Relaxed);
+        meeting.state.store((&raw mut call).cast(), Ordering::Relaxed);
+        meeting.step.store(GO, Ordering::Release);
+        futex_wake(&meeting.step);
+        self.gone();
+        (self.pid, self.pidfd)
+    }
+
+    /// Ends a child that is not needed.
+    pub(crate) fn dismiss(self) {
+        let _ = kill(self.pid, 9);
+        self.gone();
+        let options = rustix::process::WaitIdOptions::EXITED;
+        let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options);
+    }
+
+    /// Waits until the child has left the agent's memory.
+    fn gone(&self) {
+        while self.meeting.inside.load(Ordering::Acquire) != 0 {
+            futex_wait(&self.meeting.inside, 1);
+        }
+    }
+}
+
+/// Waits while `word` is `value`, or shorter. Not private: the kernel's own wake of a thread's end is not either.
+fn futex_wait(word: &AtomicU32, value: u32) {
+    const FUTEX_WAIT: usize = 0;
+    // SAFETY: the address of a living word, and numbers; no timeout. Whatever comes of it, the caller looks again.
+    let _ = unsafe { syscall(FUTEX, [word.as_ptr() as usize, FUTEX_WAIT, value as usize, 0]) };
+}
+
+fn futex_wake(word: &AtomicU32) {
+    const FUTEX_WAKE: usize = 1;
+    // SAFETY: the address of a living word, and numbers.
+    let _ = unsafe { syscall(FUTEX, [word.as_ptr() as usize, FUTEX_WAKE, 1]) };
 }
 
 /// Ends the process at once.
@@ -201,6 +377,16 @@ pub(crate) fn exit_now(code: u8) -> ! {
         // SAFETY: exit takes a number and does not return.
         let _ = unsafe { syscall(EXIT, [usize::from(code)]) };
     }
+}
+
+/// dup3(2) of a process that is about to execute a program, which gets the number: it belongs to nobody who would miss it.
+pub(crate) fn dup(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    if fd.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty());
+    }
+    // SAFETY: two numbers. Should `number` be open, its owner is the agent, whose table of descriptors is another since the
+    // child was made without CLONE_FILES.
+    unsafe { syscall(DUP3, [fd.as_raw_fd() as usize, number as usize, 0]) }.map(drop)
 }
 
 /// kill(2), with real-time signals too.
@@ -275,20 +461,24 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> Result<()> {
         .map(drop)
 }
 
-/// Writes 1 to the port of servin's power device. Returns if there is none, or the port may not be touched.
-pub(crate) fn power_port() {
-    const PORT: u16 = 0x600;
-    // SAFETY: three numbers; asks the kernel for access to one port.
-    if unsafe { syscall(IOPERM, [usize::from(PORT), 1, 1]) }.is_ok() {
-        // SAFETY: the kernel granted the port. What a write does is the machine's business: it stops.
-        unsafe { asm!("out dx, al", in("dx") PORT, in("al") 1_u8, options(nomem, nostack)) };
+/// The number of the network interface `name`, which has at most 15 bytes (netdevice(7), SIOCGIFINDEX).
+pub(crate) fn interface_index(socket: BorrowedFd<'_>, name: &CStr) -> Result<u32> {
+    const SIOCGIFINDEX: usize = 0x8933;
+    let mut request = [0_u8; 40];
+    for (place, byte) in request.iter_mut().zip(name.to_bytes().iter().take(15)) {
+        *place = *byte;
     }
+    // SAFETY: a struct ifreq, 40 bytes: 16 of name; the kernel writes the number behind them.
+    unsafe { syscall(IOCTL, [socket.as_raw_fd() as usize, SIOCGIFINDEX, request.as_mut_ptr() as usize]) }?;
+    let [.., a, b, c, d] = *request.first_chunk::<20>().unwrap_or(&[0; 20]);
+    Ok(u32::from_ne_bytes([a, b, c, d]))
 }
 
 /// A descriptor that is known by its number only.
 pub(crate) fn borrow(fd: RawFd) -> BorrowedFd<'static> {
     // SAFETY: `power` keeps the numbers of descriptors that live as long as the agent (the control connection is
-    // replaced there before the old one is closed). A wrong number would be an error of a call, not of memory.
+    // replaced there before the old one is closed), `files` and `init` those that their process was started with. A wrong
+    // number would be an error of a call, not of memory.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 

@@ -74,15 +74,19 @@ pub(crate) fn look_up(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identit
                 .collect();
         }
     } else {
-        let as_number = number(wanted_group.as_bytes());
-        let found =
-            groups(group).find(|group| group.name == wanted_group.as_bytes() || Some(group.gid) == as_number);
-        identity.gid = found
-            .map(|group| group.gid)
-            .or(as_number)
-            .ok_or_else(|| format!("no group {wanted_group:?} in the container's /etc/group"))?;
+        identity.gid = self::group(wanted_group, group)?;
     }
     Ok(identity)
+}
+
+/// Looks up a group by name or number, which need not be in the file.
+pub(crate) fn group(wanted: &str, group: &[u8]) -> Result<u32, String> {
+    let as_number = number(wanted.as_bytes());
+    groups(group)
+        .find(|group| group.name == wanted.as_bytes() || Some(group.gid) == as_number)
+        .map(|group| group.gid)
+        .or(as_number)
+        .ok_or_else(|| format!("no group {wanted:?} in the container's /etc/group"))
 }
 
 #[cfg(test)]

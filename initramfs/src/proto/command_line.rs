@@ -23,6 +23,8 @@ use super::{Lower, Root, Upper};
 pub struct BootOptions {
     /// Mounted before the agent says Hello; `None` waits for [`super::Configure::root`].
     pub root: Option<Root>,
+    /// The card is set up as [`super::Network::OWN`] before the agent says Hello.
+    pub network: bool,
     /// For tests without a virtual machine: the abstract Unix sockets `NAME/control` and `NAME/stream` take the
     /// place of the vsock ports, and the machine's power port is left alone.
     pub sockets: Option<String>,
@@ -44,6 +46,10 @@ impl fmt::Display for BootOptions {
             }
             separator = " ";
         }
+        if self.network {
+            write!(f, "{separator}servin_net=own")?;
+            separator = " ";
+        }
         if let Some(sockets) = &self.sockets {
             write!(f, "{separator}servin_sockets={sockets}")?;
         }
@@ -57,7 +63,7 @@ impl BootOptions {
     /// # Errors
     /// A sentence that names the parameter whose value is not understood.
     pub fn parse<'a>(parameters: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
-        let (mut lower, mut upper, mut sockets) = (None, None, None);
+        let (mut lower, mut upper, mut sockets, mut network) = (None, None, None, false);
         for (name, value) in parameters.into_iter().filter_map(|p| p.split_once('=')) {
             match (name, value.split_once(':').unwrap_or((value, ""))) {
                 ("servin_root", ("virtiofs", tag)) if !tag.is_empty() => {
@@ -74,14 +80,15 @@ impl BootOptions {
                 ("servin_upper", ("ext4", device)) if !device.is_empty() => {
                     upper = Some(Upper::Ext4(device.into()));
                 }
+                ("servin_net", ("own", "")) => network = true,
                 ("servin_sockets", _) if !value.is_empty() => sockets = Some(value.into()),
-                ("servin_root" | "servin_upper" | "servin_sockets", _) => {
+                ("servin_root" | "servin_upper" | "servin_net" | "servin_sockets", _) => {
                     return Err(format!("kernel parameter {name}={value} is not understood"));
                 }
                 _ => {}
             }
         }
         let root = lower.map(|lower| Root { lower, upper: upper.unwrap_or(Upper::Tmpfs) });
-        Ok(Self { root, sockets })
+        Ok(Self { root, network, sockets })
     }
 }

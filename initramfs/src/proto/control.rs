@@ -3,16 +3,21 @@
 use alloc::{string::String, vec::Vec};
 
 use super::{
-    Configure, Encode, Error, Exec, Frame, WindowSize, kind,
+    Configure, Encode, Error, Exec, Frame, Limits, Prepare, WindowSize, kind,
     wire::{Reader, Writer},
 };
 
 /// What the host tells the agent.
+// There is one at a time, and it is not kept.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostMessage {
     /// Make the container: names, files, mounts, clock, limits. Once for each `Hello`, before any `Exec`;
     /// answered by [`GuestMessage::Ready`].
     Configure(Configure),
+    /// Make what does not depend on the container, before the machine is saved as a template. At most once, before
+    /// `Configure`; no answer of its own.
+    Prepare(Prepare),
     /// Start a program; answered by [`GuestMessage::Started`] or [`GuestMessage::ExecFailed`].
     Exec(Exec),
     /// Send a signal to a program (not to its children). One that has exited is not an error.
@@ -21,6 +26,13 @@ pub enum HostMessage {
         id: u32,
         /// Linux signal number, 1 to 64.
         signal: u8,
+    },
+    /// Start a file server ([`super::FilesAsk`]): a program like those of `Exec`, answered like them, but it sees the
+    /// container's root with all rights, belongs to no cgroup of its, and needs no main program. Where there was none it
+    /// is the main program.
+    Files {
+        /// Chosen by the host as for `Exec`.
+        id: u32,
     },
     /// The host's terminal has a new size.
     Resize {
@@ -36,6 +48,32 @@ pub enum HostMessage {
     },
     /// Kill what runs, write back, power off. No answer: the machine ends.
     Shutdown,
+    /// Set these limits of the container's cgroup; what is `None` stays. Answered by [`GuestMessage::Updated`].
+    Update(Limits),
+    /// Tell something about the container as it is now; answered by [`GuestMessage::Observed`].
+    Observe {
+        /// Comes back in the answer.
+        token: u64,
+        /// What about.
+        subject: Subject,
+    },
+    /// Let the container stand still, or go on; answered by [`GuestMessage::Frozen`]. While it stands still no program of
+    /// it runs, nothing is read of what programs wrote, all that was read is on its way, and the host starts no program.
+    Freeze {
+        /// It stands still.
+        frozen: bool,
+    },
+}
+
+/// What [`HostMessage::Observe`] asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// What it uses: files of its cgroup and of /proc, each as a line `== NAME` and its text. A file that is not there is
+    /// left out.
+    Usage,
+    /// The line of /proc/uptime, then its processes, each as three lines: /proc/PID/stat, `Uid:` of /proc/PID/status, and
+    /// the command line. Control characters in them are blanks.
+    Processes,
 }
 
 /// The agent's first message on a control connection.
@@ -45,7 +83,7 @@ pub struct Hello {
     pub version: u32,
     /// 0 at boot, one more for each connection that a restored machine makes anew.
     pub generation: u32,
-    /// The processor's time stamp counter (x86_64: TSC) at the agent's first instruction.
+    /// The processor's counter (x86_64: TSC; arm64: CNTVCT_EL0) at the agent's first instruction.
     pub entry_cycles: u64,
     /// The same counter when this message was written.
     pub hello_cycles: u64,
@@ -144,6 +182,29 @@ pub enum GuestMessage {
         /// The request's token.
         token: u64,
     },
+    /// Answer to [`HostMessage::Update`]. Limits before the one that failed are set.
+    Updated {
+        /// Linux error number, or 0 if there is none.
+        errno: i32,
+        /// What failed, for people; empty if all were set.
+        message: String,
+    },
+    /// Answer to [`HostMessage::Observe`].
+    Observed {
+        /// The request's token.
+        token: u64,
+        /// There was more than fits ([`kind::MOST_OBSERVED`]).
+        cut: bool,
+        /// See [`Subject`].
+        text: Vec<u8>,
+    },
+    /// Answer to [`HostMessage::Freeze`]. If it failed, the container goes on.
+    Frozen {
+        /// Linux error number, or 0 if there is none.
+        errno: i32,
+        /// What failed, for people; empty if it was done.
+        message: String,
+    },
     /// The agent cannot go on; the guest powers off after this.
     Error {
         /// Linux error number, or 0 if there is none.
@@ -159,6 +220,11 @@ impl Encode for HostMessage {
             Self::Configure(configure) => {
                 let mut w = Writer::new(out, kind::CONFIGURE);
                 configure.write(&mut w);
+                w.finish()
+            }
+            Self::Prepare(prepare) => {
+                let mut w = Writer::new(out, kind::PREPARE);
+                prepare.write(&mut w);
                 w.finish()
             }
             Self::Exec(exec) => {
@@ -177,12 +243,32 @@ impl Encode for HostMessage {
                 size.write(&mut w);
                 w.finish()
             }
+            Self::Files { id } => {
+                let mut w = Writer::new(out, kind::FILES);
+                w.u32(*id);
+                w.finish()
+            }
             Self::Sync { token } => {
                 let mut w = Writer::new(out, kind::SYNC);
                 w.u64(*token);
                 w.finish()
             }
             Self::Shutdown => Writer::new(out, kind::SHUTDOWN).finish(),
+            Self::Update(limits) => {
+                let mut w = Writer::new(out, kind::UPDATE);
+                limits.write(&mut w);
+                w.finish()
+            }
+            Self::Observe { token, subject } => {
+                let mut w = Writer::new(out, kind::OBSERVE);
+                w.u64(*token).u8(*subject as u8);
+                w.finish()
+            }
+            Self::Freeze { frozen } => {
+                let mut w = Writer::new(out, kind::FREEZE);
+                w.bool(*frozen);
+                w.finish()
+            }
         }
     }
 }
@@ -197,6 +283,7 @@ impl HostMessage {
         let message = match frame.kind {
             kind::CONFIGURE => Self::Configure(Configure::read(&mut r)?),
             kind::EXEC => Self::Exec(Exec::read(&mut r)?),
+            kind::PREPARE => Self::Prepare(Prepare::read(&mut r)?),
             kind::SIGNAL => {
                 let (id, signal) = (r.u32()?, r.u8()?);
                 if !(1..=64).contains(&signal) {
@@ -205,8 +292,19 @@ impl HostMessage {
                 Self::Signal { id, signal }
             }
             kind::RESIZE => Self::Resize { id: r.u32()?, size: WindowSize::read(&mut r)? },
+            kind::FILES => Self::Files { id: r.u32()? },
             kind::SYNC => Self::Sync { token: r.u64()? },
             kind::SHUTDOWN => Self::Shutdown,
+            kind::UPDATE => Self::Update(Limits::read(&mut r)?),
+            kind::OBSERVE => Self::Observe {
+                token: r.u64()?,
+                subject: match r.u8()? {
+                    0 => Subject::Usage,
+                    1 => Subject::Processes,
+                    _ => return Err(Error::Invalid("subject")),
+                },
+            },
+            kind::FREEZE => Self::Freeze { frozen: r.bool("frozen")? },
             other => return Err(Error::UnknownKind(other)),
         };
         r.end()?;
@@ -215,7 +313,7 @@ impl HostMessage {
 }
 
 /// The start of `message`, short enough for its frame.
-fn cut(message: &str) -> &str {
+pub(super) fn cut(message: &str) -> &str {
     const LONGEST: usize = 4096;
     let mut end = message.len().min(LONGEST);
     while !message.is_char_boundary(end) {
@@ -257,13 +355,22 @@ impl Encode for GuestMessage {
                 w.u64(*token);
                 w.finish()
             }
-            Self::Error { errno, message } => {
-                let mut w = Writer::new(out, kind::ERROR);
-                w.i32(*errno).bytes(cut(message).as_bytes());
+            Self::Updated { errno, message } => tell_errno(out, kind::UPDATED, *errno, message),
+            Self::Frozen { errno, message } => tell_errno(out, kind::FROZEN, *errno, message),
+            Self::Observed { token, cut, text } => {
+                let mut w = Writer::new(out, kind::OBSERVED);
+                w.u64(*token).bool(*cut).bytes(text);
                 w.finish()
             }
+            Self::Error { errno, message } => tell_errno(out, kind::ERROR, *errno, message),
         }
     }
+}
+
+fn tell_errno(out: &mut Vec<u8>, kind: u16, errno: i32, message: &str) -> Result<(), Error> {
+    let mut w = Writer::new(out, kind);
+    w.i32(errno).bytes(cut(message).as_bytes());
+    w.finish()
 }
 
 impl GuestMessage {
@@ -298,6 +405,9 @@ impl GuestMessage {
                 Self::Exited { id, status, oom: r.bool("oom")? }
             }
             kind::SYNCED => Self::Synced { token: r.u64()? },
+            kind::UPDATED => Self::Updated { errno: r.i32()?, message: r.text("message")? },
+            kind::FROZEN => Self::Frozen { errno: r.i32()?, message: r.text("message")? },
+            kind::OBSERVED => Self::Observed { token: r.u64()?, cut: r.bool("cut")?, text: r.bytes()? },
             kind::ERROR => Self::Error { errno: r.i32()?, message: r.text("message")? },
             other => return Err(Error::UnknownKind(other)),
         };

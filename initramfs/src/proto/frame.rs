@@ -21,6 +21,10 @@ pub enum Channel {
     HostStream,
     /// A program's stream, read by the host.
     GuestStream,
+    /// The file server's standard input, read by the guest.
+    HostFiles,
+    /// The file server's standard output, read by the host.
+    GuestFiles,
 }
 
 impl Channel {
@@ -30,6 +34,8 @@ impl Channel {
             Self::GuestControl => 0x02,
             Self::HostStream => 0x03,
             Self::GuestStream => 0x04,
+            Self::HostFiles => 0x05,
+            Self::GuestFiles => 0x06,
         };
         kind >> 8 == group
     }

@@ -17,7 +17,9 @@
 //!   |------- Started{id, pid}  or  ExecFailed{id, stage, errno} -->|
 //!   |<====== Stdin*, StdinEof, CloseStdout, CloseStderr ===========|
 //!   |======= Stdout*, Stderr*, StdoutEof, StderrEof ==============>|
-//!   |<------ Signal, Resize, Exec (more programs), Sync -----------|
+//!   |<------ Signal, Resize, Exec (more programs), Files, Sync ----|
+//!   |<------ Update{limits}, Observe{token, subject} ---------------|   answered by Updated, Observed
+//!   |<------ Freeze{frozen} ---------------------------------------|   answered by Frozen
 //!   |------- Exited{id, status, oom} ----------------------------->|   after the stream's last frame was written
 //!   |<------ Shutdown ---------------------------------------------|
 //!   |  sync, power off                                             |
@@ -28,9 +30,18 @@
 //! EOF frames (or to its end) before it reports the exit. After `ExecFailed` the guest closes the stream without
 //! EOF frames; it may have failed before it was opened, so the host does not wait for one.
 //!
+//! Between `Hello` and `Configure` the host may send `Prepare` and then `Sync`: once `Synced` has come, the machine can
+//! be saved as a template that has everything in it that containers of one image have in common.
+//!
 //! If every connection is reset (a restored snapshot) while no program runs, the agent connects again and says
 //! `Hello` with a `generation` one higher; the host then sends `Configure` again. A reset while a program runs
 //! ends the guest: its output would have no reader.
+//!
+//! Unless the container stands still (`Freeze`): so a machine is saved whose program runs. In one that was restored from
+//! that, the agent kills all programs but the main one, opens the main one's stream anew, with EOF frames for the outputs
+//! that have ended, and connects as above. The host sends `Configure` without root and mounts, waits for `Ready`, and lets
+//! the container go on. What the agent had read of the program's output before is the saved machine's; what was in pipe or
+//! terminal is there in both.
 //!
 //! A peer that breaks the protocol is not talked to any more: the host stops the machine, the agent reports
 //! [`GuestMessage::Error`] and powers off.
@@ -60,8 +71,10 @@
 
 mod command_line;
 mod control;
+mod files;
 mod frame;
 pub mod kind;
+mod network;
 mod process;
 mod setup;
 mod stream;
@@ -70,15 +83,17 @@ mod tests;
 mod wire;
 
 pub use command_line::BootOptions;
-pub use control::{ExitStatus, GuestMessage, Hello, HostMessage, Stage};
+pub use control::{ExitStatus, GuestMessage, Hello, HostMessage, Stage, Subject};
+pub use files::{ChangeKind, FilesAsk, FilesTell, Node, NodeKind};
 pub use frame::{Channel, Frame, Frames, HEADER_LEN};
+pub use network::Network;
 pub use process::{Capabilities, DEFAULT_CAPABILITIES, Exec, Rlimit, WindowSize};
-pub use setup::{Configure, CpuLimit, Limits, Lower, Mount, MountSource, Root, Upper};
+pub use setup::{Configure, CpuLimit, Limits, Lower, Mount, MountSource, Prepare, Root, Upper};
 pub use stream::{StreamMessage, data_header};
 pub use wire::Error;
 
 /// Version of the protocol, carried in [`Hello`]. Host and guest must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 3;
 
 /// Port on the host (CID 2) that takes the control connection.
 pub const CONTROL_PORT: u32 = 1024;

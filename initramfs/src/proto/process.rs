@@ -80,6 +80,8 @@ pub struct Exec {
     /// Empty (root), `name`, `uid`, `name:group`, `uid:gid` or a mixture, looked up in the container's
     /// /etc/passwd and /etc/group. Without a group part supplementary groups come from /etc/group.
     pub user: String,
+    /// Further supplementary groups, by name (looked up as `user` is) or number.
+    pub groups: Vec<String>,
     /// `Some` runs it on a new terminal of this size; `None` on pipes.
     pub terminal: Option<WindowSize>,
     /// Whether input follows on the stream. Without, and without a terminal, standard input is /dev/null.
@@ -90,6 +92,12 @@ pub struct Exec {
     pub rlimits: Vec<Rlimit>,
     /// Set `no_new_privs` (prctl(2)).
     pub no_new_privileges: bool,
+    /// How ready the kernel is to kill it for want of memory (/proc/PID/oom_score_adj), -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// For a main program: PID 1 of the container is an init of the agent's that starts the program as a child of its own,
+    /// passes signals on to it, reaps orphans, and ends as it does. A program that cannot be executed is then told on the
+    /// standard error, with the codes 127 and 126.
+    pub init: bool,
     /// This is the container's main program.
     pub main: bool,
 }
@@ -103,11 +111,14 @@ impl Default for Exec {
             cwd: Vec::new(),
             create_cwd: false,
             user: String::new(),
+            groups: Vec::new(),
             terminal: None,
             stdin: false,
             capabilities: DEFAULT_CAPABILITIES,
             rlimits: Vec::new(),
             no_new_privileges: false,
+            oom_score_adj: None,
+            init: false,
             main: true,
         }
     }
@@ -122,6 +133,7 @@ impl Exec {
             cwd: r.c_bytes("cwd")?,
             create_cwd: r.bool("create_cwd")?,
             user: r.text("user")?,
+            groups: r.list(4, |r| r.text("groups"))?,
             terminal: r.option("terminal", WindowSize::read)?,
             stdin: r.bool("stdin")?,
             capabilities: Capabilities(r.u64()?),
@@ -133,6 +145,11 @@ impl Exec {
                 Ok(Rlimit { resource, soft: r.u64()?, hard: r.u64()? })
             })?,
             no_new_privileges: r.bool("no_new_privileges")?,
+            oom_score_adj: r.option("oom_score_adj", |r| match r.i32()? {
+                score @ -1000..=1000 => Ok(score),
+                _ => Err(Error::Invalid("oom_score_adj")),
+            })?,
+            init: r.bool("init")?,
             main: r.bool("main")?,
         })
     }
@@ -148,6 +165,9 @@ impl Exec {
             .bytes(&self.cwd)
             .bool(self.create_cwd)
             .bytes(self.user.as_bytes())
+            .list(&self.groups, |w, group| {
+                w.bytes(group.as_bytes());
+            })
             .option(self.terminal.as_ref(), |w, size| size.write(w))
             .bool(self.stdin)
             .u64(self.capabilities.0)
@@ -155,6 +175,10 @@ impl Exec {
                 w.u8(limit.resource).u64(limit.soft).u64(limit.hard);
             })
             .bool(self.no_new_privileges)
+            .option(self.oom_score_adj.as_ref(), |w, score| {
+                w.i32(*score);
+            })
+            .bool(self.init)
             .bool(self.main);
     }
 }

@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 
 use super::{
-    Error,
+    Error, Network,
     wire::{Reader, Writer},
 };
 
@@ -151,25 +151,28 @@ impl Mount {
 /// A share of processor time: `quota_us` of every `period_us` (cgroup v2, cpu.max).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuLimit {
-    /// Microseconds, at least 1000.
+    /// Microseconds, at least 1000; `u32::MAX` takes the limit away.
     pub quota_us: u32,
     /// Microseconds, 1000 to 1,000,000.
     pub period_us: u32,
 }
 
-/// Limits of the container's cgroup; `None` is no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// Limits of the container's cgroup; `None` is no limit, or the one that was.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Limits {
     /// Bytes of memory (memory.max); swap is not given on top of it.
     pub memory_max: Option<u64>,
-    /// Processes and threads (pids.max).
+    /// Processes and threads (pids.max); `u64::MAX` takes the limit away.
     pub pids_max: Option<u64>,
     /// Processor time (cpu.max).
     pub cpu: Option<CpuLimit>,
+    /// Further files of the cgroup and what is written into them, as `memory.low` and `1048576`. Names are of lower-case
+    /// letters, dots and underscores.
+    pub files: Vec<(String, String)>,
 }
 
 impl Limits {
-    fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
         Ok(Self {
             memory_max: r.option("memory_max", Reader::u64)?,
             pids_max: r.option("pids_max", Reader::u64)?,
@@ -180,10 +183,18 @@ impl Limits {
                 }
                 Ok(cpu)
             })?,
+            files: r.list(8, |r| {
+                let (name, value) = (r.text("limits.file")?, r.text("limits.value")?);
+                let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'.' || byte == b'_';
+                if name.starts_with('.') || name.is_empty() || !name.bytes().all(fits) {
+                    return Err(Error::Invalid("limits.file"));
+                }
+                Ok((name, value))
+            })?,
         })
     }
 
-    fn write(self, w: &mut Writer<'_>) {
+    pub(super) fn write(&self, w: &mut Writer<'_>) {
         w.option(self.memory_max.as_ref(), |w, n| {
             w.u64(*n);
         })
@@ -192,6 +203,9 @@ impl Limits {
         })
         .option(self.cpu.as_ref(), |w, cpu| {
             w.u32(cpu.quota_us).u32(cpu.period_us);
+        })
+        .list(&self.files, |w, (name, value)| {
+            w.bytes(name.as_bytes()).bytes(value.as_bytes());
         });
     }
 }
@@ -201,6 +215,8 @@ impl Limits {
 pub struct Configure {
     /// Host name, at most 64 bytes; also the content of /etc/hostname.
     pub hostname: String,
+    /// NIS domain name (setdomainname(2)), at most 64 bytes; empty leaves the kernel's.
+    pub domainname: String,
     /// Content of /etc/hosts; `None` leaves the image's.
     pub hosts: Option<Vec<u8>>,
     /// Content of /etc/resolv.conf; `None` leaves the image's.
@@ -213,12 +229,18 @@ pub struct Configure {
     pub root: Option<Root>,
     /// Make the root read-only after the mount points were made. Other mounts are not affected.
     pub read_only: bool,
+    /// The container's changes need not outlive the machine: nothing is written back for them at its end.
+    pub forget_changes: bool,
     /// Further mounts, in this order.
     pub mounts: Vec<Mount>,
     /// Limits of the container.
     pub limits: Limits,
     /// Size of /dev/shm in bytes; `None` is 64 MiB.
     pub shm_size: Option<u64>,
+    /// Kernel settings, by their path below /proc/sys, and what is written into them.
+    pub sysctls: Vec<(String, String)>,
+    /// The card, where it is not [`Network::OWN`] as [`super::BootOptions::network`] set it up.
+    pub network: Option<Network>,
 }
 
 impl Configure {
@@ -226,6 +248,10 @@ impl Configure {
         let hostname = r.text("hostname")?;
         if hostname.len() > 64 {
             return Err(Error::Invalid("hostname"));
+        }
+        let domainname = r.text("domainname")?;
+        if domainname.len() > 64 {
+            return Err(Error::Invalid("domainname"));
         }
         let hosts = r.option("hosts", Reader::bytes)?;
         let resolv_conf = r.option("resolv_conf", Reader::bytes)?;
@@ -236,20 +262,31 @@ impl Configure {
         }
         Ok(Self {
             hostname,
+            domainname,
             hosts,
             resolv_conf,
             realtime_ns,
             entropy,
             root: r.option("root", Root::read)?,
             read_only: r.bool("read_only")?,
+            forget_changes: r.bool("forget_changes")?,
             mounts: r.list(15, Mount::read)?,
             limits: Limits::read(r)?,
             shm_size: r.option("shm_size", Reader::u64)?,
+            sysctls: r.list(8, |r| {
+                let (path, value) = (r.text("sysctl")?, r.text("sysctl.value")?);
+                if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
+                    return Err(Error::Invalid("sysctl"));
+                }
+                Ok((path, value))
+            })?,
+            network: r.option("network", Network::read)?,
         })
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>) {
         w.bytes(self.hostname.as_bytes())
+            .bytes(self.domainname.as_bytes())
             .option(self.hosts.as_ref(), |w, hosts| {
                 w.bytes(hosts);
             })
@@ -262,10 +299,43 @@ impl Configure {
             .bytes(&self.entropy)
             .option(self.root.as_ref(), |w, root| root.write(w))
             .bool(self.read_only)
+            .bool(self.forget_changes)
             .list(&self.mounts, |w, mount| mount.write(w));
         self.limits.write(w);
         w.option(self.shm_size.as_ref(), |w, size| {
             w.u64(*size);
-        });
+        })
+        .list(&self.sysctls, |w, (path, value)| {
+            w.bytes(path.as_bytes()).bytes(value.as_bytes());
+        })
+        .option(self.network.as_ref(), |w, network| network.write(w));
+    }
+}
+
+/// What containers of one image have in common, made before the machine is saved as a template.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Prepare {
+    /// The program that is likely to be run, as in [`super::Exec::argv`]: its file is read ahead. Empty for none.
+    pub program: Vec<u8>,
+    /// The `PATH` that it is looked for in; empty is the default one.
+    pub path: Vec<u8>,
+    /// `Configure` will bring a /etc/hosts.
+    pub hosts: bool,
+    /// `Configure` will bring a /etc/resolv.conf.
+    pub resolv_conf: bool,
+}
+
+impl Prepare {
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            program: r.c_bytes("program")?,
+            path: r.c_bytes("path")?,
+            hosts: r.bool("hosts")?,
+            resolv_conf: r.bool("resolv_conf")?,
+        })
+    }
+
+    pub(super) fn write(&self, w: &mut Writer<'_>) {
+        w.bytes(&self.program).bytes(&self.path).bool(self.hosts).bool(self.resolv_conf);
     }
 }

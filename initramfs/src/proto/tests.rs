@@ -1,6 +1,11 @@
 extern crate std;
 
-use alloc::{format, string::ToString as _, vec, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString as _},
+    vec,
+    vec::Vec,
+};
 
 use super::*;
 
@@ -15,12 +20,14 @@ fn host_messages() -> Vec<HostMessage> {
     };
     let full = Configure {
         hostname: "box".into(),
+        domainname: "example".into(),
         hosts: Some(b"127.0.0.1 localhost\n".to_vec()),
         resolv_conf: Some(Vec::new()),
         realtime_ns: Some(u64::MAX),
         entropy: vec![7; 512],
         root: Some(Root { lower: Lower::Virtiofs("root".into()), upper: Upper::Ext4("/dev/vdb".into()) }),
         read_only: true,
+        forget_changes: true,
         mounts: vec![
             mount(MountSource::Virtiofs { tag: "v0".into(), path: b"dir/file".to_vec() }),
             mount(MountSource::Tmpfs { size: None, mode: 0o1777 }),
@@ -30,8 +37,11 @@ fn host_messages() -> Vec<HostMessage> {
             memory_max: Some(64 << 20),
             pids_max: Some(100),
             cpu: Some(CpuLimit { quota_us: 50_000, period_us: 100_000 }),
+            files: vec![("memory.low".into(), "4096".into())],
         },
         shm_size: Some(1),
+        sysctls: vec![("net/core/somaxconn".into(), "1024".into())],
+        network: Some(Network { mac: Some([2, 0, 0, 0, 0, 9]), ..Network::OWN }),
     };
     let roots = [
         Root { lower: Lower::Erofs("/dev/vda".into()), upper: Upper::None },
@@ -44,11 +54,14 @@ fn host_messages() -> Vec<HostMessage> {
         cwd: b"/tmp".to_vec(),
         create_cwd: true,
         user: "nobody:1000".into(),
+        groups: vec!["audio".into(), "44".into()],
         terminal: Some(WindowSize { rows: 24, cols: 80 }),
         stdin: true,
         capabilities: Capabilities(u64::MAX),
         rlimits: vec![Rlimit { resource: 7, soft: 1024, hard: u64::MAX }],
         no_new_privileges: true,
+        oom_score_adj: Some(-1000),
+        init: true,
         main: false,
     };
     let mut messages = vec![
@@ -58,8 +71,21 @@ fn host_messages() -> Vec<HostMessage> {
         HostMessage::Exec(exec),
         HostMessage::Signal { id: 3, signal: 64 },
         HostMessage::Resize { id: 3, size: WindowSize { rows: 1, cols: u16::MAX } },
+        HostMessage::Files { id: 4 },
         HostMessage::Sync { token: 1 << 63 },
         HostMessage::Shutdown,
+        HostMessage::Prepare(Prepare::default()),
+        HostMessage::Prepare(Prepare {
+            program: b"sh".to_vec(),
+            path: b"/bin:/usr/bin".to_vec(),
+            hosts: true,
+            resolv_conf: false,
+        }),
+        HostMessage::Update(Limits { memory_max: Some(1), ..Limits::default() }),
+        HostMessage::Observe { token: 9, subject: Subject::Usage },
+        HostMessage::Observe { token: 9, subject: Subject::Processes },
+        HostMessage::Freeze { frozen: true },
+        HostMessage::Freeze { frozen: false },
     ];
     messages.extend(
         roots.map(|root| HostMessage::Configure(Configure { root: Some(root), ..Configure::default() })),
@@ -75,12 +101,55 @@ fn guest_messages() -> Vec<GuestMessage> {
         GuestMessage::Exited { id: 1, status: ExitStatus::Code(255), oom: false },
         GuestMessage::Exited { id: 1, status: ExitStatus::Signal(9), oom: true },
         GuestMessage::Synced { token: 5 },
+        GuestMessage::Updated { errno: 0, message: String::new() },
+        GuestMessage::Frozen { errno: 110, message: "wait".into() },
+        GuestMessage::Observed { token: 9, cut: true, text: vec![b'x'; 70_000] },
         GuestMessage::Error { errno: 5, message: "mount the root".into() },
     ];
     for stage in [Stage::Request, Stage::User, Stage::Stdio, Stage::Namespace, Stage::Program] {
         messages.push(GuestMessage::ExecFailed { id: 9, stage, errno: -2, message: "exec /nope".into() });
     }
     messages
+}
+
+fn node(kind: NodeKind) -> Node {
+    Node {
+        path: vec![b'a', b'/', 0xff],
+        kind,
+        mode: 0o4755,
+        uid: u32::MAX,
+        gid: 7,
+        mtime: (-1, 999_999_999),
+        size: 1 << 40,
+        device: (8, 1),
+        link: b"../x".to_vec(),
+        xattrs: vec![(b"user.a".to_vec(), vec![0, 1]), (b"user.b".to_vec(), Vec::new())],
+    }
+}
+
+fn files_asks() -> Vec<FilesAsk<'static>> {
+    vec![
+        FilesAsk::Stat { path: b"/a b".to_vec(), follow: true },
+        FilesAsk::Read { path: b"/".to_vec(), follow: false },
+        FilesAsk::Write { path: b"/tmp".to_vec() },
+        FilesAsk::Node(node(NodeKind::File)),
+        FilesAsk::Node(node(NodeKind::HardLink)),
+        FilesAsk::Data(&[7; MAX_DATA]),
+        FilesAsk::End,
+        FilesAsk::Changes,
+        FilesAsk::Layer { pause: true },
+        FilesAsk::Export,
+    ]
+}
+
+fn files_tells() -> Vec<FilesTell<'static>> {
+    vec![
+        FilesTell::Node(node(NodeKind::Fifo)),
+        FilesTell::Data(b"data"),
+        FilesTell::Change { kind: ChangeKind::Deleted, path: b"/gone".to_vec() },
+        FilesTell::Done,
+        FilesTell::Failed { errno: 2, message: "open /x".into() },
+    ]
 }
 
 const STREAM: [StreamMessage<'_>; 5] = [
@@ -109,6 +178,8 @@ fn decode(channel: Channel, bytes: &[u8], step: usize) -> Result<Vec<std::string
             seen.push(match channel {
                 Channel::HostControl => format!("{:?}", HostMessage::decode(frame)?),
                 Channel::GuestControl => format!("{:?}", GuestMessage::decode(frame)?),
+                Channel::HostFiles => format!("{:?}", FilesAsk::decode(frame)?),
+                Channel::GuestFiles => format!("{:?}", FilesTell::decode(frame)?),
                 _ => format!("{:?}", StreamMessage::decode(frame)?),
             });
         }
@@ -128,6 +199,8 @@ fn every_message_survives_the_wire_in_pieces_of_any_size() {
         assert_eq!(decode(Channel::HostControl, &wire(&host), step).unwrap(), texts(&host));
         assert_eq!(decode(Channel::GuestControl, &wire(&guest), step).unwrap(), texts(&guest));
         assert_eq!(decode(Channel::GuestStream, &wire(&STREAM), step).unwrap(), texts(&STREAM));
+        assert_eq!(decode(Channel::HostFiles, &wire(&files_asks()), step).unwrap(), texts(&files_asks()));
+        assert_eq!(decode(Channel::GuestFiles, &wire(&files_tells()), step).unwrap(), texts(&files_tells()));
         let input = [
             StreamMessage::Stdin(b"in"),
             StreamMessage::StdinEof,
@@ -219,6 +292,17 @@ fn bad_values_name_their_field() {
     assert_eq!(field(HostMessage::Signal { id: 0, signal: 65 }), Error::Invalid("signal"));
     let argv = vec![b"a\0b".to_vec()];
     assert_eq!(field(HostMessage::Exec(Exec { argv, ..Exec::default() })), Error::Invalid("argv"));
+    let files = |name: &str| Limits { files: vec![(name.into(), "1".into())], ..Limits::default() };
+    for name in ["../x", "", ".x", "a/b", "A"] {
+        assert_eq!(field(HostMessage::Update(files(name))), Error::Invalid("limits.file"), "{name}");
+    }
+    for path in ["/kernel/x", "net/../x", "", "a//b"] {
+        let sysctls = vec![(path.into(), "1".into())];
+        let configure = Configure { sysctls, ..Configure::default() };
+        assert_eq!(field(HostMessage::Configure(configure)), Error::Invalid("sysctl"), "{path}");
+    }
+    let exec = Exec { oom_score_adj: Some(1001), ..Exec::default() };
+    assert_eq!(field(HostMessage::Exec(exec)), Error::Invalid("oom_score_adj"));
     let hostname = "h".repeat(65);
     assert_eq!(
         field(HostMessage::Configure(Configure { hostname, ..Configure::default() })),
@@ -255,7 +339,7 @@ fn boot_options_are_read_back_as_written() {
     for lower in lowers {
         for upper in [Upper::None, Upper::Tmpfs, Upper::Ext4("/dev/vdb".into())] {
             let root = Some(Root { lower: lower.clone(), upper });
-            let options = BootOptions { root, sockets: Some("/run/s".into()) };
+            let options = BootOptions { root, network: true, sockets: Some("/run/s".into()) };
             let text = options.to_string();
             assert_eq!(BootOptions::parse(text.split(' ')), Ok(options), "{text}");
         }

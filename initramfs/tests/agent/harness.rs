@@ -151,7 +151,7 @@ impl Guest {
         };
         let (control_listener, stream_listener) = (listener("control"), listener("stream"));
         let root = Some(Root { lower: Lower::Directory("/image".into()), upper });
-        let options = BootOptions { root, sockets: Some(name) }.to_string();
+        let options = BootOptions { root, network: false, sockets: Some(name) }.to_string();
         // A cgroup of its own to be the root of what it sees: this machine's are shared by all tests. It starts
         // outside, because a cgroup with processes passes no controllers on.
         let root = cgroup_root();
@@ -197,10 +197,27 @@ impl Guest {
         assert_eq!(self.control.message(), Some(GuestMessage::Ready));
     }
 
+    /// Prepares a container, as before a template is made.
+    pub(crate) fn prepare(&mut self, prepare: Prepare) {
+        self.control.send(&HostMessage::Prepare(prepare));
+        self.control.send(&HostMessage::Sync { token: 7 });
+        assert_eq!(self.control.message(), Some(GuestMessage::Synced { token: 7 }));
+    }
+
     pub(crate) fn hello(&mut self, expected: u32) {
         let Some(GuestMessage::Hello(hello)) = self.control.message() else { panic!("no Hello") };
         assert_eq!((hello.version, hello.generation), (VERSION, expected));
         assert!(hello.hello_cycles >= hello.entry_cycles);
+    }
+
+    /// Closes a program's stream, as a machine that is restored finds it.
+    pub(crate) fn drop_stream(&mut self, running: Running) {
+        running.stream.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
+    /// Takes the stream that the program with this id opens anew.
+    pub(crate) fn again(&mut self, id: u32) -> Running {
+        self.stream(id)
     }
 
     /// Closes the control connection and takes the agent's next one.
@@ -219,13 +236,30 @@ impl Guest {
         exec.id = self.next_id;
         self.next_id += 1;
         self.control.send(&HostMessage::Exec(exec.clone()));
+        self.stream(exec.id)
+    }
+
+    /// Starts a file server.
+    pub(crate) fn files(&mut self) -> Running {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.control.send(&HostMessage::Files { id });
+        let running = self.stream(id);
+        match self.control.message() {
+            Some(GuestMessage::Started { id: started, .. }) if started == id => running,
+            other => panic!("the file server did not start: {other:?}"),
+        }
+    }
+
+    /// Takes the stream of the program that was asked for last.
+    fn stream(&mut self, id: u32) -> Running {
         let stream = accept(&self.stream_listener, &mut self.process);
         let mut stream = Wire::new(stream, Channel::GuestStream);
         stream.next(|frame| {
-            assert_eq!(StreamMessage::decode(frame), Ok(StreamMessage::Hello { id: exec.id }));
+            assert_eq!(StreamMessage::decode(frame), Ok(StreamMessage::Hello { id }));
             Ok(())
         });
-        Running { id: exec.id, stream, output: Outcome::default(), ended: (false, false) }
+        Running { id, stream, output: Outcome::default(), ended: (false, false) }
     }
 
     /// [`Guest::exec`], and waits until the program has started.
@@ -287,7 +321,10 @@ impl Drop for Guest {
 
 /// Says so if this machine does not hand out these controllers by cgroup v2.
 pub(crate) fn skipped_without(controllers: &[&str]) -> bool {
-    let root = cgroup_root().unwrap_or_default();
+    let Some(root) = cgroup_root() else {
+        eprintln!("skipped: there is no cgroup v2 on this machine");
+        return true;
+    };
     let given = fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
     let missing = controllers.iter().find(|wanted| !given.split_whitespace().any(|name| name == **wanted));
     if let Some(name) = missing {

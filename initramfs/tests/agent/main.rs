@@ -1,10 +1,13 @@
 //! The agent, driven over its protocol. As root; without, each test says why it is skipped.
 
+mod files;
 mod harness;
+mod limits;
+mod still;
 
 use std::fs;
 
-use harness::{Guest, command, sh, skipped, skipped_without};
+use harness::{Guest, command, sh, skipped_without};
 use servin_init::proto::*;
 
 fn guest() -> Guest {
@@ -18,10 +21,11 @@ fn run(exec: Exec) -> harness::Outcome {
 macro_rules! root_tests {
     ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
         $(#[test] $(#[$meta])* fn $name() {
-            if !skipped() $body
+            if !crate::harness::skipped() $body
         })*
     };
 }
+pub(crate) use root_tests;
 
 root_tests! {
     fn a_program_prints_exactly_its_output() {
@@ -348,13 +352,14 @@ root_tests! {
                 memory_max: Some(64 << 20),
                 pids_max: Some(50),
                 cpu: Some(CpuLimit { quota_us: 50_000, period_us: 100_000 }),
+                files: vec![("memory.low".into(), "4096".into())],
             },
             ..Configure::default()
         });
-        let outcome = guest.run(sh("cat /proc/self/cgroup; cd /sys/fs/cgroup; cat memory.max pids.max cpu.max; \
+        let outcome = guest.run(sh("cat /proc/self/cgroup; cd /sys/fs/cgroup; cat memory.max pids.max cpu.max memory.low; \
             echo 1 2>&1 > memory.max"));
         let text = outcome.text();
-        assert!(text.contains("0::/\n67108864\n50\n50000 100000\n"), "{text}");
+        assert!(text.contains("0::/\n67108864\n50\n50000 100000\n4096\n"), "{text}");
         assert!(text.ends_with("Read-only file system\n"), "{text}");
     }
 
@@ -438,6 +443,59 @@ root_tests! {
         }
         guest.configure(Configure { hostname: "clone".into(), ..Configure::default() });
         assert_eq!(guest.run(sh("hostname")).text(), "clone\n");
+    }
+
+    fn a_prepared_container_is_like_any_other_once_it_is_configured() {
+        let asked = Configure {
+            hostname: "clone".into(),
+            hosts: Some(b"127.0.0.1 here\n".to_vec()),
+            shm_size: Some(8 << 20),
+            ..Configure::default()
+        };
+        let script = sh("hostname; cat /etc/hostname /etc/hosts; echo pid $$; ls /proc/self/fd; grep Cap /proc/self/status; \
+            grep -c . /proc/self/mounts; grep shm /proc/self/mounts; cat /proc/self/cgroup; echo x >/proc/sys/kernel/hostname; \
+            exec 3</etc/passwd && stat -c %i /proc/self/ns/pid >/dev/null && ls /proc | grep -c '^[0-9]'; cat /proc/self/stat | cut -d' ' -f5,6");
+        let mut plain = Guest::configured(asked.clone());
+        let mut prepared = Guest::boot(Upper::Tmpfs);
+        prepared.prepare(Prepare { program: b"sh".to_vec(), hosts: true, resolv_conf: true, ..Prepare::default() });
+        prepared.reconnect();
+        prepared.hello(1);
+        prepared.configure(asked);
+        let (plain, prepared) = (plain.run(script.clone()), prepared.run(script));
+        assert!(plain.text().starts_with("clone\nclone\n127.0.0.1 here\npid 1\n0\n1\n"), "{}", plain.text());
+        assert_eq!((prepared.text(), &prepared.stderr, prepared.code), (plain.text(), &plain.stderr, plain.code));
+    }
+
+    fn a_prepared_process_takes_a_terminal_a_user_and_a_failure() {
+        let prepared = || {
+            let mut guest = Guest::boot(Upper::Tmpfs);
+            guest.prepare(Prepare { program: b"nope".to_vec(), ..Prepare::default() });
+            guest.configure(Configure::default());
+            guest
+        };
+        let size = Some(WindowSize { rows: 5, cols: 6 });
+        let outcome = prepared().run(Exec { terminal: size, ..sh("stty size; id -u; test -t 0 && echo tty") });
+        assert_eq!(outcome.text(), "5 6\r\n0\r\ntty\r\n");
+        assert_eq!(prepared().run(Exec { user: "www".into(), ..sh("id -u; echo $HOME") }).text(), "33\n/var/www\n");
+        let mut guest = prepared();
+        guest.exec(command(&["nope"]));
+        assert!(matches!(guest.control.message(), Some(GuestMessage::ExecFailed { stage: Stage::Program, errno: 2, .. })));
+    }
+
+    fn a_prepared_process_makes_way_for_one_with_other_capabilities() {
+        let mut guest = Guest::boot(Upper::Tmpfs);
+        guest.prepare(Prepare::default());
+        guest.configure(Configure::default());
+        let script = "echo $$; grep -c ' /proc proc' /proc/self/mounts; test -w /proc/sys/kernel/hostname && echo w";
+        let outcome = guest.run(Exec { capabilities: Capabilities(u64::MAX), ..sh(script) });
+        assert_eq!(outcome.text(), "1\n1\nw\n", "{outcome:?}");
+    }
+
+    fn a_container_is_prepared_once_and_before_it_is_made() {
+        let mut guest = guest();
+        guest.control.send(&HostMessage::Prepare(Prepare::default()));
+        assert!(matches!(guest.control.message(), Some(GuestMessage::Error { .. })));
+        guest.ends();
     }
 
     fn a_busy_agent_ends_with_its_host() {

@@ -6,11 +6,11 @@ use crate::error::Error;
 use crate::hv::Caps;
 use crate::layout::{VIRTIO_BASE, VIRTIO_GSI, VIRTIO_STRIDE};
 
-/// The longest command line that Linux takes on x86 (`COMMAND_LINE_SIZE`), with its final zero.
+/// The longest command line that Linux takes on x86 and arm64 (`COMMAND_LINE_SIZE`), with its final zero.
 pub const MAX_LEN: usize = 2048;
 
-/// Words that every guest gets: no waiting for devices that are not there, and a panic ends the VM.
-const BASE: &str = "panic=-1 reboot=k";
+/// Words that every guest gets: a panic ends the VM, and on a PC no other way than the keyboard's is tried.
+const BASE: &str = if cfg!(target_arch = "x86_64") { "panic=-1 reboot=k" } else { "panic=-1" };
 
 /// What a kernel needs where the hypervisor emulates its code (`kvm_pvm`): the entry for system calls that land at CPL 3,
 /// and no instructions that would have to be carried out one by one.
@@ -42,7 +42,8 @@ pub fn build(caps: &Caps, devices: usize, extra: &str) -> Result<String, Error> 
         line.push(' ');
         line.push_str(EMULATED);
     }
-    for index in 0..devices as u64 {
+    // Elsewhere they stand in the device tree.
+    for index in (0..devices as u64).filter(|_| cfg!(target_arch = "x86_64")) {
         let (at, gsi) = (VIRTIO_BASE + index * VIRTIO_STRIDE, u64::from(VIRTIO_GSI) + index);
         // Writing to a string cannot fail.
         let _ = write!(line, " virtio_mmio.device=4K@{at:#x}:{gsi}");
@@ -68,6 +69,7 @@ mod tests {
     use crate::hv::Hypervisor;
     use crate::hv::fake::Fake;
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn each_device_has_a_word_and_extras_come_last() {
         let line = build(Fake::new().caps(), 2, "quiet -- one").unwrap();

@@ -1,22 +1,26 @@
 //! Loading a kernel into guest RAM and saying where a vCPU begins.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 pub mod cmdline;
-#[cfg(target_arch = "x86_64")]
-mod mptable;
+pub mod fdt;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use servin_devices::mem::{self, GuestRam, Mem};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::error::Error;
-use crate::hv::Entry;
-use crate::layout;
+use crate::hv::IrqChip;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use aarch64::load;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::load;
 
 /// Something to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +46,8 @@ impl From<Vec<u8>> for Source {
 /// How the kernel is entered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// The 64-bit Linux protocol: it alone carries a seed for the kernel's random numbers.
+    /// The one of the architecture that carries a seed for the kernel's random numbers: on x86 the 64-bit Linux
+    /// protocol, on arm64 the only one (`Documentation/arch/arm64/booting.rst`).
     #[default]
     Auto,
     /// The PVH protocol (x86, ELF kernels with the note).
@@ -61,19 +66,19 @@ pub(crate) struct Plan<'a> {
     pub(crate) initramfs: &'a [Source],
     pub(crate) cmdline: &'a str,
     pub(crate) protocol: Protocol,
+    #[cfg_attr(target_arch = "x86_64", expect(dead_code, reason = "a PC's kernel probes"))]
+    pub(crate) hardware: Hardware,
 }
 
-/// Loads everything; returns where the first vCPU begins.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn load(plan: &Plan<'_>) -> Result<Entry, Error> {
-    x86_64::load(plan)
-}
-
-/// Loads everything; returns where the first vCPU begins.
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn load(plan: &Plan<'_>) -> Result<Entry, Error> {
-    let _ = plan;
-    Err(boot("kernel", format!("servin cannot boot {} guests yet", std::env::consts::ARCH)))
+/// What a kernel that does not probe must be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardware {
+    /// The interrupt controller.
+    pub irqchip: IrqChip,
+    /// Number of virtio transports.
+    pub virtio: usize,
+    /// There is a serial port.
+    pub serial: bool,
 }
 
 fn boot(what: &'static str, why: impl Into<String>) -> Error {
@@ -142,7 +147,7 @@ fn load_initramfs(
                 ram.write_slice(bytes, GuestAddress(at)).map_err(|e| boot("initramfs", e.to_string()))?
             }
             Part::File(file, len) => {
-                read_file(ram, file, at, *len).map_err(|e| boot("initramfs", e.to_string()))?;
+                read_file(ram, file, 0, at, *len).map_err(|e| boot("initramfs", e.to_string()))?;
             }
         }
         at += part.len();
@@ -150,16 +155,16 @@ fn load_initramfs(
     Ok(Some(Initramfs { addr, len }))
 }
 
-/// Reads `len` bytes of `file` straight into RAM.
-fn read_file(ram: &GuestRam, file: &File, at: u64, len: u64) -> io::Result<()> {
+/// Reads `len` bytes of `file` from `from` on straight into RAM.
+fn read_file(ram: &GuestRam, file: &File, from: u64, at: u64, len: u64) -> io::Result<()> {
     let len = usize::try_from(len).map_err(io::Error::other)?;
     let mut done = 0;
     while done < len {
         let rest = ram
-            .get_slices(GuestAddress(at + done as u64), len - done)
+            .get_slices(GuestAddress(at.saturating_add(done as u64)), len - done)
             .collect::<Result<Vec<_>, _>>()
             .map_err(io::Error::other)?;
-        match mem::read_at(file.as_fd(), &rest, done as u64)? {
+        match mem::read_at(mem::file_ref(file), &rest, from.saturating_add(done as u64))? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => done += more,
         }
@@ -167,12 +172,9 @@ fn read_file(ram: &GuestRam, file: &File, at: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// End of the RAM below the hole.
-fn low_ram_end(ram: &GuestRam) -> u64 {
-    use vm_memory::GuestMemoryRegion;
-    ram.iter()
-        .filter(|r| r.start_addr().0 < layout::HOLE)
-        .map(|r| r.start_addr().0 + r.len())
-        .max()
-        .unwrap_or(0)
+/// Random bytes for the guest's generator.
+fn random_seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    servin_devices::os::random(&mut seed).map_err(Error::host("taking random bytes for the guest"))?;
+    Ok(seed)
 }

@@ -1,11 +1,20 @@
 //! The checks that every backend passes: the fake in both of its modes, and this host's hypervisor where there is one.
 //!
-//! A check has a guest program twice: in machine code ([`x86`]) and in Rust, for the fake.
+//! A check has a guest program twice: in machine code (of x86 and of arm64) and in Rust, for the fake.
 
+#[cfg(target_arch = "aarch64")]
+mod arm64;
+mod program;
 mod rig;
 #[cfg(target_arch = "x86_64")]
 mod seldom;
+#[cfg(target_arch = "x86_64")]
 mod x86;
+
+#[cfg(target_arch = "aarch64")]
+use arm64 as arch;
+#[cfg(target_arch = "x86_64")]
+use x86 as arch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,6 +53,7 @@ checks! {
     a_taken_back_doorbell_reaches_the_bus_again,
     two_vcpus_run_at_once,
     a_reset_ends_the_run,
+    a_power_off_through_the_hypervisor_ends_the_run,
     read_only_memory_is_read_and_not_written,
     registers_survive_into_another_machine,
     pages_that_the_guest_writes_are_told_where_they_are_tracked,
@@ -52,7 +62,7 @@ checks! {
 }
 
 fn memory_accesses_of_1_2_4_and_8_bytes_reach_the_monitor(bench: &Bench) {
-    let mut test = bench.machine(1, x86::mmio(), |cpu| {
+    let mut test = bench.machine(1, arch::mmio(), |cpu| {
         cpu.write8(MMIO + 0x11, cpu.read8(MMIO + 1));
         cpu.write16(MMIO + 0x12, cpu.read16(MMIO + 2));
         cpu.write32(MMIO + 0x14, cpu.read32(MMIO + 4));
@@ -69,7 +79,7 @@ fn memory_accesses_of_1_2_4_and_8_bytes_reach_the_monitor(bench: &Bench) {
 }
 
 fn port_accesses_of_1_2_and_4_bytes_and_strings_reach_the_monitor(bench: &Bench) {
-    let mut test = bench.machine(1, x86::pio(), |cpu| {
+    let mut test = bench.machine(1, arch::pio(), |cpu| {
         cpu.out8(PORT + 4, cpu.in8(PORT));
         cpu.out16(PORT + 4, cpu.in16(PORT));
         cpu.out32(PORT + 4, cpu.in32(PORT));
@@ -86,7 +96,7 @@ fn port_accesses_of_1_2_and_4_bytes_and_strings_reach_the_monitor(bench: &Bench)
 }
 
 fn a_kick_before_run_returns_kicked(bench: &Bench) {
-    let mut test = bench.machine(1, x86::spin(), |_| {});
+    let mut test = bench.machine(1, arch::spin(), |_| {});
     let mut io = test.recorder();
     // Before the vCPU has a thread, and after.
     test.kick(0).kick();
@@ -101,7 +111,7 @@ fn a_kick_before_run_returns_kicked(bench: &Bench) {
 }
 
 fn a_kick_during_run_returns_kicked(bench: &Bench) {
-    let mut test = bench.machine(1, x86::spin(), |_| {});
+    let mut test = bench.machine(1, arch::spin(), |_| {});
     let mut io = test.recorder();
     let mut vcpu = test.boot_vcpu();
     let kick = test.kick(0);
@@ -122,7 +132,7 @@ fn a_kick_during_run_returns_kicked(bench: &Bench) {
 }
 
 fn a_kick_in_an_access_returns_kicked_after_the_access(bench: &Bench) {
-    let mut test = bench.machine(1, x86::mmio(), |cpu| {
+    let mut test = bench.machine(1, arch::mmio(), |cpu| {
         cpu.write8(MMIO + 0x11, cpu.read8(MMIO + 1));
         cpu.write16(MMIO + 0x12, cpu.read16(MMIO + 2));
         cpu.write32(MMIO + 0x14, cpu.read32(MMIO + 4));
@@ -145,7 +155,7 @@ fn a_kick_in_an_access_returns_kicked_after_the_access(bench: &Bench) {
 
 fn an_interrupt_wakes_a_halted_vcpu(bench: &Bench) {
     const LINE: u32 = 5;
-    let mut test = bench.machine(1, x86::halt(), |cpu| {
+    let mut test = bench.machine(1, arch::halt(), |cpu| {
         cpu.out8(READY, 1);
         if cpu.wait_irq(LINE, 0, rig::LIMIT).is_some() {
             cpu.out8(DONE, 1);
@@ -173,7 +183,7 @@ fn ring(cpu: &FakeCpu) {
 const BELL: Doorbell = Doorbell { addr: MMIO + 0x50, len: 4, value: 3 };
 
 fn an_offloaded_doorbell_equals_one_on_the_bus(bench: &Bench) {
-    let mut test = bench.machine(1, x86::doorbell(), ring);
+    let mut test = bench.machine(1, arch::doorbell(), ring);
     let event = Event::new().unwrap();
     let offload = test.vm().offload(BELL, &event);
     assert_eq!(offload.is_some(), bench.caps().doorbells);
@@ -193,7 +203,7 @@ fn an_offloaded_doorbell_equals_one_on_the_bus(bench: &Bench) {
 }
 
 fn a_taken_back_doorbell_reaches_the_bus_again(bench: &Bench) {
-    let mut test = bench.machine(1, x86::doorbell(), ring);
+    let mut test = bench.machine(1, arch::doorbell(), ring);
     let event = Event::new().unwrap();
     let mut offload = test.vm().offload(BELL, &event);
     let offloaded = offload.is_some();
@@ -205,7 +215,7 @@ fn a_taken_back_doorbell_reaches_the_bus_again(bench: &Bench) {
 }
 
 fn two_vcpus_run_at_once(bench: &Bench) {
-    let mut test = bench.machine_of(2, x86::start_another(), |cpu| cpu.out8(DONE, 1));
+    let mut test = bench.machine_of(2, arch::start_another(), |cpu| cpu.out8(DONE, 1));
     let mut slots = test.take_slots();
     let (second, kick) = (slots.pop().unwrap(), test.kick(1));
     let done = Arc::new(AtomicUsize::new(0));
@@ -229,15 +239,26 @@ fn a_reset_ends_the_run(bench: &Bench) {
         println!("skipped: a triple fault hangs on {}", bench.caps().variant.unwrap_or(bench.caps().name));
         return;
     }
-    let mut test = bench.machine(1, x86::triple_fault(), FakeCpu::reset);
+    let mut test = bench.machine(1, arch::reset(), FakeCpu::reset);
     let mut io = test.recorder();
     let _watch = rig::Watchdog::new(test.kick(0));
     assert_eq!(test.boot_vcpu().run(&mut io).unwrap(), Exit::Reset);
 }
 
+fn a_power_off_through_the_hypervisor_ends_the_run(bench: &Bench) {
+    let Some(program) = arch::power_off().or(bench.is_fake().then_some(&[])) else {
+        // Guests on x86 power off through a device.
+        return;
+    };
+    let mut test = bench.machine(1, program, FakeCpu::power_off);
+    let mut io = test.recorder();
+    let _watch = rig::Watchdog::new(test.kick(0));
+    assert_eq!(test.boot_vcpu().run(&mut io).unwrap(), Exit::Off);
+}
+
 fn read_only_memory_is_read_and_not_written(bench: &Bench) {
     assert!(bench.caps().read_only);
-    let mut test = bench.machine(1, x86::rom(), |cpu| {
+    let mut test = bench.machine(1, arch::rom(), |cpu| {
         cpu.out32(PORT, cpu.read32(ROM));
         cpu.write32(ROM, 7);
         cpu.out32(PORT, cpu.read32(ROM));
@@ -253,7 +274,7 @@ fn read_only_memory_is_read_and_not_written(bench: &Bench) {
 
 fn registers_survive_into_another_machine(bench: &Bench) {
     const VALUES: [u64; 2] = [0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00];
-    let mut first = bench.machine(1, x86::registers(), |cpu| {
+    let mut first = bench.machine(1, arch::registers(), |cpu| {
         cpu.set_register(3, VALUES[0]);
         cpu.set_register(5, VALUES[1]);
         cpu.out8(DONE, 1);
@@ -281,7 +302,7 @@ fn registers_survive_into_another_machine(bench: &Bench) {
 }
 
 fn pages_that_the_guest_writes_are_told_where_they_are_tracked(bench: &Bench) {
-    let mut test = bench.machine(1, x86::registers(), |cpu| cpu.out8(DONE, 1));
+    let mut test = bench.machine(1, arch::registers(), |cpu| cpu.out8(DONE, 1));
     let mut io = test.recorder();
     test.run_until_done(&mut io);
     let Some(log) = test.vm().take_dirty(0) else {
@@ -299,7 +320,7 @@ fn pages_that_the_guest_writes_are_told_where_they_are_tracked(bench: &Bench) {
 
 fn parts_may_be_dropped_in_any_order(bench: &Bench) {
     for vm_first in [true, false] {
-        let mut test = bench.machine(1, x86::spin(), |_| {});
+        let mut test = bench.machine(1, arch::spin(), |_| {});
         let vm = test.take_vm();
         let (line, event) = (vm.irq_line(5).unwrap(), Event::new().unwrap());
         let offload = vm.offload(BELL, &event);
@@ -322,7 +343,7 @@ fn parts_may_be_dropped_in_any_order(bench: &Bench) {
 }
 
 fn what_is_outside_the_plan_is_refused(bench: &Bench) {
-    let test = bench.machine(1, x86::spin(), |_| {});
+    let test = bench.machine(1, arch::spin(), |_| {});
     assert!(test.vm().irq_line(rig::GSIS).is_err());
     for cpus in [0, super::MAX_CPUS + 1] {
         assert!(
@@ -335,7 +356,7 @@ fn what_is_outside_the_plan_is_refused(bench: &Bench) {
 fn a_fault_of_the_fake_ends_the_run() {
     let fault = Fault { why: "no such instruction".to_owned(), pc: Some(0x1000), bytes: vec![0x0f, 0x0b] };
     let told = fault.clone();
-    let mut test = Bench::fake().machine(1, x86::spin(), move |cpu| cpu.fault(told.clone()));
+    let mut test = Bench::fake().machine(1, arch::spin(), move |cpu| cpu.fault(told.clone()));
     let mut io = test.recorder();
     assert_eq!(test.boot_vcpu().run(&mut io).unwrap(), Exit::Fault(fault.clone()));
     assert_eq!(fault.to_string(), "no such instruction at 0x1000, instruction 0f 0b");

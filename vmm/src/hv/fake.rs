@@ -18,7 +18,9 @@ use servin_devices::mem::Mem;
 use servin_devices::state::{State, StateError};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{Caps, Doorbell, Entry, Exit, GuestIo, Hypervisor, Kick, MAX_CPUS, Machine, MachineState};
+use super::{
+    Caps, Doorbell, Entry, Exit, GuestIo, Hypervisor, IrqChip, Kick, MAX_CPUS, Machine, MachineState,
+};
 use super::{Offload, Plan, Vcpu, VcpuSlot, VcpuState, Vm};
 use crate::error::Error;
 
@@ -27,6 +29,8 @@ mod cpu;
 pub use cpu::FakeCpu;
 
 const BACKEND: &str = "fake";
+/// What the machines of this architecture have.
+const IRQCHIP: IrqChip = if cfg!(target_arch = "aarch64") { IrqChip::GicV3 } else { IrqChip::Pc };
 
 /// A hypervisor whose guest is the caller. Clones share their machines.
 #[derive(Debug, Clone)]
@@ -111,7 +115,7 @@ impl Hypervisor for Fake {
                 Box::new(Slot { index, board: Arc::clone(&board), link }) as Box<dyn VcpuSlot>
             })
             .collect();
-        Ok(Machine { vm: Arc::new(FakeVm(board)), slots })
+        Ok(Machine { vm: Arc::new(FakeVm(board)), slots, irqchip: IRQCHIP })
     }
 }
 

@@ -15,13 +15,19 @@
 //!                                         slots --move to a thread, bind()--> Vcpu --run(GuestIo)--> Exit
 //! ```
 
-#[cfg(all(test, target_arch = "x86_64"))]
+pub mod arm64;
+#[cfg(test)]
 mod conformance;
 pub mod entry;
 pub mod fake;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod hvf;
+mod kick;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub mod kvm;
+#[cfg(test)]
+mod mutants;
 pub mod state;
+pub mod whp;
 pub mod x86;
 
 use std::fmt;
@@ -62,7 +68,8 @@ pub struct Caps {
     pub max_cpus: u8,
     /// Guest kernel code is emulated instruction by instruction: slow, and some instructions are missing.
     pub emulates_kernel: bool,
-    /// The hypervisor notices a triple fault (as [`Exit::Reset`]). Where it does not, one hangs the vCPU.
+    /// The hypervisor notices a triple fault (as [`Exit::Reset`]). Where it does not, one hangs the vCPU. Of no meaning
+    /// on arm64.
     pub triple_fault: bool,
     /// [`Vm::offload`] answers doorbells without an exit to the monitor.
     pub doorbells: bool,
@@ -107,6 +114,19 @@ pub struct Machine {
     pub vm: Arc<dyn Vm>,
     /// One slot per vCPU, in order of their index.
     pub slots: Vec<Box<dyn VcpuSlot>>,
+    /// The interrupt controller that it has.
+    pub irqchip: IrqChip,
+}
+
+/// The interrupt controller of a machine, as its guest must be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IrqChip {
+    /// What a PC has: local APICs, an I/O APIC, two 8259s. A line is a pin of the I/O APIC.
+    Pc,
+    /// A GICv2 (arm64). A line is a shared peripheral interrupt.
+    GicV2,
+    /// A GICv3 (arm64). A line is a shared peripheral interrupt.
+    GicV3,
 }
 
 impl fmt::Debug for Machine {
@@ -307,9 +327,17 @@ impl fmt::Display for Fault {
 /// # Errors
 /// [`Error::NoHypervisor`] says what was tried and what to do.
 pub fn open() -> Result<Arc<dyn Hypervisor>, Error> {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     return Ok(Arc::new(kvm::Kvm::open()?));
-    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    #[cfg(all(target_os = "windows", target_arch = "x86_64"))]
+    return Ok(Arc::new(whp::Whp::open()?));
+    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    return Ok(Arc::new(hvf::Hvf::open()?));
+    #[cfg(not(any(
+        all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")),
+        all(target_os = "windows", target_arch = "x86_64"),
+        all(target_os = "macos", target_arch = "aarch64"),
+    )))]
     Err(Error::NoHypervisor {
         why: format!("servin has no backend for {} on {} yet", std::env::consts::OS, std::env::consts::ARCH),
     })

@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use servin_devices::mem::{self, GuestRam, Mem};
+use servin_devices::os::write_all_at;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use crate::error::Error;
@@ -62,7 +61,7 @@ impl MemoryFile {
 
 fn write(path: &Path, id: &[u8; 16], ram: &GuestRam) -> io::Result<()> {
     let file = File::create(path)?;
-    file.write_all_at(&[&MAGIC[..], id].concat(), 0)?;
+    write_all_at(&file, &[&MAGIC[..], id].concat(), 0)?;
     let mut at = HEADER;
     let mut buffer = vec![0; PIECE];
     let zeroes = vec![0; PIECE];
@@ -88,7 +87,7 @@ fn write(path: &Path, id: &[u8; 16], ram: &GuestRam) -> io::Result<()> {
 fn write_all(file: &File, slice: &mem::Slice<'_>, mut at: u64) -> io::Result<()> {
     let mut rest = *slice;
     loop {
-        let done = mem::write_at(file.as_fd(), std::slice::from_ref(&rest), at)?;
+        let done = mem::write_at(mem::file_ref(file), std::slice::from_ref(&rest), at)?;
         if done == rest.len() {
             return Ok(());
         }
@@ -102,8 +101,6 @@ fn write_all(file: &File, slice: &mem::Slice<'_>, mut at: u64) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use vm_memory::GuestAddress;
 
     use super::*;
@@ -113,15 +110,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("memory");
         let ram = memory::anonymous(64, false).unwrap();
-        ram.write_slice(b"here", GuestAddress(0x123_4567)).unwrap();
+        let at = GuestAddress(crate::layout::ram(64).unwrap()[0].0 + 0x123_4567);
+        ram.write_slice(b"here", at).unwrap();
         MemoryFile::write(&path, &[7; 16], &ram).unwrap();
         let meta = std::fs::metadata(&path).unwrap();
         assert_eq!(meta.len(), HEADER + (64 << 20));
-        assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
+        #[cfg(unix)]
+        {
+            let blocks = std::os::unix::fs::MetadataExt::blocks(&meta);
+            assert!(blocks * 512 < 1 << 20, "{blocks} blocks");
+        }
 
         let back = MemoryFile::open(&path, &[7; 16], 64).unwrap().map(false).unwrap();
         let mut bytes = [0; 4];
-        back.read_slice(&mut bytes, GuestAddress(0x123_4567)).unwrap();
+        back.read_slice(&mut bytes, at).unwrap();
         assert_eq!(&bytes, b"here");
         assert!(MemoryFile::open(&path, &[8; 16], 64).is_err());
         assert!(MemoryFile::open(&path, &[7; 16], 32).is_err());

@@ -156,8 +156,7 @@ pub(crate) struct Contents<'a> {
 /// Writes a snapshot into the directory `dir`.
 pub(crate) fn write(dir: &Path, contents: Contents<'_>) -> Result<(), Error> {
     let mut id = [0; 16];
-    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| Error::Host { doing: "numbering a snapshot", source: e.into() })?;
+    servin_devices::os::random(&mut id).map_err(Error::host("numbering a snapshot"))?;
     let shape = Shape {
         id,
         memory_mib: contents.memory_mib,

@@ -2,12 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 use virtio_bindings::bindings::virtio_blk as blk;
 
+use crate::os;
 use crate::virtio::Reader;
 
 /// The head of a request.
@@ -76,20 +74,18 @@ pub(super) fn clear(file: &File, kind: u32, flags: u32, offset: u64, len: u64) -
     if len == 0 {
         return Ok(());
     }
-    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
     match (kind, flags) {
-        (blk::VIRTIO_BLK_T_DISCARD, 0) => match rustix::fs::fallocate(file, punch, offset, len) {
+        (blk::VIRTIO_BLK_T_DISCARD, 0) => match os::punch_hole(file, offset, len) {
             // Discarding is a hint: a file system that cannot do it keeps the data.
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(error) => Err(Status::log(error.into())),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Status::log(error)),
         },
         (blk::VIRTIO_BLK_T_WRITE_ZEROES, 0 | UNMAP) => {
-            let flags = if flags == UNMAP { punch } else { zero };
-            match rustix::fs::fallocate(file, flags, offset, len) {
-                Ok(()) => Ok(()),
-                Err(Errno::OPNOTSUPP) => write_zeroes(file, offset, len).map_err(Status::log),
-                Err(error) => Err(Status::log(error.into())),
+            let clear = if flags == UNMAP { os::punch_hole } else { os::zero_range };
+            match clear(file, offset, len) {
+                Ok(true) => Ok(()),
+                Ok(false) => write_zeroes(file, offset, len).map_err(Status::log),
+                Err(error) => Err(Status::log(error)),
             }
         }
         _ => Err(Status::Unsupported),
@@ -101,7 +97,7 @@ fn write_zeroes(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let mut done = 0;
     while done < len {
         let step = usize::try_from(len - done).unwrap_or(zeroes.len()).min(zeroes.len());
-        file.write_all_at(zeroes.get(..step).unwrap_or(&zeroes), offset + done)?;
+        os::write_all_at(file, zeroes.get(..step).unwrap_or(&zeroes), offset + done)?;
         done += step as u64;
     }
     Ok(())

@@ -1,7 +1,7 @@
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use super::*;
+use crate::os::{read_exact_at, write_all_at};
 use crate::testing::Rig;
 
 const DISK: u64 = 64 * SECTOR;
@@ -75,7 +75,7 @@ fn sectors_are_written_and_flushed() {
     assert_eq!((used.len, status(&used)), (1, 0));
     assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_FLUSH, 0)], &[1])), 0);
     let mut got = [0; 1026];
-    file.read_exact_at(&mut got, 1023).unwrap();
+    read_exact_at(&file, &mut got, 1023).unwrap();
     assert_eq!((got[0], got[1], got[700], got[701], got[1024], got[1025]), (1, 0xaa, 0xaa, 0xbb, 0xbb, 4));
 }
 
@@ -90,7 +90,7 @@ fn a_read_only_disk_refuses_every_change_even_unasked() {
     ];
     assert!(requests.iter().all(|used| status(used) == 1));
     let mut got = [9; 1024];
-    file.read_exact_at(&mut got, 0).unwrap();
+    read_exact_at(&file, &mut got, 0).unwrap();
     assert_eq!((got[0], got[600]), (0, 1));
 }
 
@@ -111,15 +111,54 @@ fn requests_past_the_end_or_in_part_sectors_are_io_errors() {
 }
 
 #[test]
+fn a_disk_over_a_base_gets_its_own_file_with_the_first_write_and_leaves_the_base() {
+    let (base, theirs) = disk();
+    let own = tempfile::tempfile().unwrap();
+    let (kept, mut made) = (own.try_clone().unwrap(), 0);
+    let blk = Blk::copy_on_write(theirs, DISK / SECTOR, "", move |base| {
+        made += 1;
+        assert_eq!(made, 1, "it is made once");
+        let mut all = vec![0; DISK as usize];
+        read_exact_at(base, &mut all, 0)?;
+        write_all_at(&own, &all, 0)?;
+        own.try_clone()
+    });
+    let mut rig = Rig::started(Box::new(blk));
+    let read = |rig: &mut Rig| rig.ask(0, &[&header(blk::VIRTIO_BLK_T_IN, 3)], &[512, 1]).data[0];
+    assert_eq!(read(&mut rig), 3);
+    assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_FLUSH, 0)], &[1])), 0);
+    assert_eq!(kept.metadata().unwrap().len(), 0, "reading and flushing make nothing");
+    for byte in [8, 9] {
+        let used = rig.ask(0, &[&header(blk::VIRTIO_BLK_T_OUT, 3), &[byte; 512]], &[1]);
+        assert_eq!((status(&used), read(&mut rig)), (0, byte));
+    }
+    let mut got = [0; 2];
+    read_exact_at(&base, &mut got, 4 * SECTOR - 1).unwrap();
+    assert_eq!(got, [3, 4]);
+    read_exact_at(&kept, &mut got, 4 * SECTOR - 1).unwrap();
+    assert_eq!(got, [9, 4]);
+}
+
+#[test]
+fn a_disk_whose_file_cannot_be_made_is_a_failing_disk_that_can_be_read() {
+    let (_, theirs) = disk();
+    let full = |_: &File| Err(io::ErrorKind::StorageFull.into());
+    let mut rig = Rig::started(Box::new(Blk::copy_on_write(theirs, DISK / SECTOR, "", full)));
+    assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_OUT, 3), &[8; 512]], &[1])), 1);
+    let used = rig.ask(0, &[&header(blk::VIRTIO_BLK_T_IN, 3)], &[512, 1]);
+    assert_eq!((status(&used), used.data[0]), (0, 3));
+}
+
+#[test]
 fn zeroes_and_discards_clear_ranges_and_keep_the_size() {
     let (mut rig, file) = rig(false);
     let ranges = [range(1, 2, 0), range(10, 1, 1)].concat();
     assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_WRITE_ZEROES, 0), &ranges], &[1])), 0);
     assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_DISCARD, 0), &range(16, 16, 0)], &[1])), 0);
     let mut got = vec![0; DISK as usize];
-    file.read_exact_at(&mut got, 0).unwrap();
+    read_exact_at(&file, &mut got, 0).unwrap();
     assert_eq!((got[511], got[512], got[1535], got[1536], got[5120]), (0, 0, 0, 3, 0));
-    assert_eq!(file.metadata().unwrap().size(), DISK);
+    assert_eq!(file.metadata().unwrap().len(), DISK);
     assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_DISCARD, 0), &range(0, 1, 1)], &[1])), 2);
     assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_DISCARD, 0), &range(64, 1, 0)], &[1])), 1);
     assert_eq!(status(&rig.ask(0, &[&header(blk::VIRTIO_BLK_T_DISCARD, 0), &[0; 15]], &[1])), 1);

@@ -8,9 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::locks::{MAX_OWNERS, Table};
 use super::vfs::{
-    Attr, Cache, Caller, Create, DirEntry, Entry, Errno, FileSystem, Handle, NAME_MAX, Name, NodeId, ROOT,
-    Seek, SetAttr, StatFs, Time,
+    Attr, Cache, Caller, Create, DirEntry, Entry, Errno, FileSystem, Handle, LAST_BYTE, Lock, LockKind,
+    LockOwner, NAME_MAX, Name, NodeId, ROOT, Seek, SetAttr, StatFs, Time,
 };
 use super::wire;
 use crate::state::{self, State, StateError};
@@ -24,6 +25,9 @@ const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
 /// What a node costs beside its contents.
 const NODE_COST: u64 = 512;
+const O_RDONLY: u32 = 0;
+const O_WRONLY: u32 = 1;
+const O_ACCMODE: u32 = 3;
 const O_TRUNC: u32 = 0o1000;
 const O_APPEND: u32 = 0o2000;
 const O_EXCL: u32 = 0o200;
@@ -59,6 +63,7 @@ struct Node {
 pub struct MemFs {
     nodes: HashMap<NodeId, Node>,
     handles: HashMap<Handle, (NodeId, u32)>,
+    locks: Table,
     next: u64,
     used: u64,
     limit: u64,
@@ -116,7 +121,8 @@ impl MemFs {
     pub fn new(limit: u64) -> Self {
         let body = Body::Directory { names: Names::new(), parent: ROOT, next: 3 };
         let root = Node::new(S_IFDIR | 0o755, Caller::default(), body);
-        Self { nodes: HashMap::from([(ROOT, root)]), handles: HashMap::new(), next: 2, used: 0, limit }
+        let locks = Table::default();
+        Self { nodes: HashMap::from([(ROOT, root)]), handles: HashMap::new(), locks, next: 2, used: 0, limit }
     }
 
     /// Puts a file, owned by root, into the root directory.
@@ -154,6 +160,15 @@ impl MemFs {
     fn file(&mut self, handle: Handle) -> Result<(&mut Node, u32)> {
         let &(node, flags) = self.handles.get(&handle).ok_or(Errno::BADF)?;
         Ok((self.nodes.get_mut(&node).ok_or(Errno::BADF)?, flags))
+    }
+
+    /// The file behind a handle.
+    fn opened(&self, handle: Handle) -> Result<NodeId> {
+        let &(node, _) = self.handles.get(&handle).ok_or(Errno::BADF)?;
+        match self.node(node)?.body {
+            Body::Directory { .. } => Err(Errno::ISDIR),
+            _ => Ok(node),
+        }
     }
 
     fn charge(&mut self, bytes: u64) -> Result<()> {
@@ -452,8 +467,44 @@ impl FileSystem for MemFs {
         from.read(place).map_err(|_| Errno::IO)
     }
 
-    fn flush(&mut self, handle: Handle) -> Result<()> {
-        self.file(handle).map(|_| ())
+    fn flush(&mut self, handle: Handle, owner: LockOwner) -> Result<()> {
+        let node = self.opened(handle)?;
+        self.locks.unset(node, owner, 0, LAST_BYTE);
+        Ok(())
+    }
+
+    fn getlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<Option<Lock>> {
+        Ok(self.locks.conflict(self.opened(handle)?, owner, lock))
+    }
+
+    fn setlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<()> {
+        let node = self.opened(handle)?;
+        let access = self.handles.get(&handle).map_or(0, |&(_, flags)| flags & O_ACCMODE);
+        if access == if lock.kind == LockKind::Exclusive { O_RDONLY } else { O_WRONLY } {
+            return Err(Errno::BADF);
+        }
+        if self.locks.conflict(node, owner, lock).is_some() {
+            return Err(Errno::AGAIN);
+        }
+        self.locks.room(node, owner, MAX_OWNERS)?;
+        self.locks.set(node, owner, handle, lock);
+        Ok(())
+    }
+
+    fn unlock(&mut self, handle: Handle, owner: LockOwner, start: u64, end: u64) -> Result<()> {
+        let node = self.opened(handle)?;
+        self.locks.room_for_hole(node, owner, start, end)?;
+        self.locks.unset(node, owner, start, end);
+        Ok(())
+    }
+
+    fn flock(&mut self, handle: Handle, kind: Option<LockKind>) -> Result<()> {
+        let node = self.opened(handle)?;
+        if kind.is_some_and(|kind| self.locks.flock_conflict(node, handle, kind)) {
+            return Err(Errno::AGAIN);
+        }
+        self.locks.set_flock(node, handle, kind);
+        Ok(())
     }
 
     fn fsync(&mut self, handle: Handle, _: bool) -> Result<()> {
@@ -461,6 +512,7 @@ impl FileSystem for MemFs {
     }
 
     fn release(&mut self, handle: Handle) {
+        self.locks.release(handle);
         if let Some((node, _)) = self.handles.remove(&handle) {
             if let Some(known) = self.nodes.get_mut(&node) {
                 known.opens = known.opens.saturating_sub(1);
@@ -581,6 +633,7 @@ impl FileSystem for MemFs {
 
     fn clear(&mut self) {
         self.handles.clear();
+        self.locks.clear();
         self.nodes.retain(|&id, node| id == ROOT || node.nlink > 0);
         for node in self.nodes.values_mut() {
             node.lookups = 0;
@@ -600,5 +653,5 @@ impl FileSystem for MemFs {
 
 impl State for MemFs {
     const NAME: &'static str = "file system in memory";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }

@@ -4,9 +4,16 @@
 //! lives in memory, [`readonly::ReadOnly`] refuses changes to another one. The server knows the wire format and none
 //! of them.
 //!
-//! Locks stay in the guest: its kernel keeps POSIX and `flock` locks among its own processes.
+//! Locks are the file system's: those of a directory of the host are taken on the host (`waiting.rs` has those who wait).
 
+#[cfg(any(test, not(target_os = "linux")))]
+#[cfg_attr(target_os = "linux", allow(unreachable_pub))]
+mod errno;
+#[cfg(target_os = "linux")]
 pub mod host;
+// A directory of the host asks for more of it than memory does.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod locks;
 pub mod memfs;
 pub mod readonly;
 mod server;
@@ -15,13 +22,17 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod vfs;
+mod waiting;
 mod wire;
+
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
 use super::{ConfigSpace, Error, Io, VirtioDevice, id};
 use crate::event::{Ready, Token};
 use crate::state::StateError;
 use server::Server;
 use vfs::FileSystem;
+use waiting::Waiting;
 
 /// The longest tag in bytes (virtio 1.2, 5.11.4).
 pub const TAG_MAX: usize = 36;
@@ -39,6 +50,7 @@ pub struct BadTag(String);
 pub struct Fs {
     config: ConfigSpace,
     server: Server,
+    waiting: Waiting,
 }
 
 impl Fs {
@@ -54,7 +66,7 @@ impl Fs {
         config.resize(TAG_MAX, 0);
         // num_request_queues
         config.extend(1_u32.to_le_bytes());
-        Ok(Self { config: ConfigSpace::new(config), server: Server::new(fs) })
+        Ok(Self { config: ConfigSpace::new(config), server: Server::new(fs), waiting: Waiting::new() })
     }
 }
 
@@ -75,32 +87,41 @@ impl VirtioDevice for Fs {
         self.config.clone()
     }
 
-    fn start(&mut self, _: u64, _: &mut dyn Io) -> Result<(), Error> {
+    fn start(&mut self, features: u64, _: &mut dyn Io) -> Result<(), Error> {
+        self.waiting.start(features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0);
         Ok(())
     }
 
     fn on_kick(&mut self, queue: u16, io: &mut dyn Io) -> Result<(), Error> {
         let mem = io.mem();
         while let Some(chain) = io.pop(queue)? {
-            let written = self.server.serve(chain.reader(&mem), chain.writer(&mem))?;
-            io.complete(queue, chain, written)?;
+            let outcome = self.server.serve(chain.reader(&mem), chain.writer(&mem))?;
+            self.waiting.settle(queue, chain, outcome, io)?;
+            if self.server.take_unlocked() {
+                self.waiting.retry(&mut self.server, io)?;
+            }
         }
         Ok(())
     }
 
-    fn on_host(&mut self, _: Token, _: Ready, _: &mut dyn Io) -> Result<(), Error> {
-        Ok(())
+    fn on_host(&mut self, _: Token, _: Ready, io: &mut dyn Io) -> Result<(), Error> {
+        self.waiting.ring(&mut self.server, io)
     }
 
     fn on_config_write(&mut self, _: u64, _: &[u8], _: &mut dyn Io) -> Result<(), Error> {
         Ok(())
     }
 
-    fn stop(&mut self, _: &mut dyn Io) {
+    fn stop(&mut self, io: &mut dyn Io) {
+        self.waiting.stop(io);
         self.server.clear();
     }
 
     fn save(&self) -> Result<Vec<u8>, StateError> {
+        if !self.waiting.is_empty() {
+            let why = "a process of the guest waits for a lock; save it again when it has the lock".into();
+            return Err(StateError::Mismatch { what: "a share", why });
+        }
         self.server.save()
     }
 

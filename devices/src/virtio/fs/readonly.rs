@@ -1,8 +1,8 @@
 //! Refuses every change to another file system with EROFS, on the host's side, whatever the guest mounted.
 
 use super::vfs::{
-    Attr, Cache, Caller, Create, DirEntry, Entry, Errno, FileSystem, Handle, Name, NodeId, Seek, SetAttr,
-    StatFs,
+    Attr, Cache, Caller, Create, DirEntry, Entry, Errno, FileSystem, Handle, Lock, LockKind, LockOwner, Name,
+    NodeId, Seek, SetAttr, StatFs,
 };
 use crate::state::StateError;
 use crate::virtio::{Reader, Writer};
@@ -71,8 +71,22 @@ impl<F: FileSystem> FileSystem for ReadOnly<F> {
     fn write(&mut self, _: Handle, _: u64, _: usize, _: &mut Reader<'_>) -> Result<usize> {
         Err(Errno::ROFS)
     }
-    fn flush(&mut self, handle: Handle) -> Result<()> {
-        self.0.flush(handle)
+    fn flush(&mut self, handle: Handle, owner: LockOwner) -> Result<()> {
+        self.0.flush(handle, owner)
+    }
+    // A lock changes nothing of the file system; an exclusive one of a range wants a file that is open for writing, and
+    // there is none.
+    fn getlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<Option<Lock>> {
+        self.0.getlk(handle, owner, lock)
+    }
+    fn setlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<()> {
+        self.0.setlk(handle, owner, lock)
+    }
+    fn unlock(&mut self, handle: Handle, owner: LockOwner, start: u64, end: u64) -> Result<()> {
+        self.0.unlock(handle, owner, start, end)
+    }
+    fn flock(&mut self, handle: Handle, kind: Option<LockKind>) -> Result<()> {
+        self.0.flock(handle, kind)
     }
     fn fsync(&mut self, handle: Handle, data_only: bool) -> Result<()> {
         self.0.fsync(handle, data_only)

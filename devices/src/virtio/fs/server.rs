@@ -8,8 +8,8 @@ use std::io::{Read as _, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::vfs::{Cache, Caller, Create, Errno, FileSystem, NodeId, Seek};
-use super::wire::{self, Args, Reply, init, op, open};
+use super::vfs::{Cache, Caller, Create, Errno, FileSystem, Lock, LockKind, NodeId, Seek};
+use super::wire::{self, Args, LockRequest, Reply, init, op, open};
 use crate::state::{self, State, StateError};
 use crate::virtio::{Error, Reader, Writer};
 
@@ -33,6 +33,8 @@ struct Session {
 pub(super) struct Server {
     fs: Box<dyn FileSystem>,
     session: Option<Session>,
+    /// Locks were given up since [`Self::take_unlocked`].
+    unlocked: bool,
 }
 
 impl std::fmt::Debug for Server {
@@ -58,21 +60,41 @@ enum Answer {
     Body(Reply),
     /// So many bytes, which are in the chain already, behind the header.
     Written(usize),
+    /// Nothing yet: the lock is another's.
+    Wait(LockRequest),
+    /// Nothing: the guest gives up another request.
+    Interrupt(u64),
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is answered, in so many bytes.
+    Answered(u32),
+    /// It waits for a lock; its chain is kept, and asked about again with [`Server::retry`].
+    Waits {
+        /// Names the request.
+        unique: u64,
+        /// What it asks for.
+        lock: LockRequest,
+    },
+    /// The guest gives up waiting for the request of this name. Has no reply.
+    Interrupts(u64),
 }
 
 type Result<T> = std::result::Result<T, Errno>;
 
 impl Server {
     pub(super) fn new(fs: Box<dyn FileSystem>) -> Self {
-        Self { fs, session: None }
+        Self { fs, session: None, unlocked: false }
     }
 
-    /// Serves one request; returns the bytes written into `reply`.
+    /// Serves one request.
     pub(super) fn serve(
         &mut self,
         mut request: Reader<'_>,
         mut reply: Writer<'_>,
-    ) -> std::result::Result<u32, Error> {
+    ) -> std::result::Result<Outcome, Error> {
         let Some((header, len)) = read_header(&mut request) else {
             return Err(Error::Guest("file system request without a header".into()));
         };
@@ -84,7 +106,12 @@ impl Server {
             None => self.dispatch(header, request, &mut Writer::default()),
         };
         let (error, length) = match answer {
-            Ok(Answer::Silent) => return Ok(0),
+            Ok(Answer::Silent) => return Ok(Outcome::Answered(0)),
+            Ok(Answer::Interrupt(unique)) => return Ok(Outcome::Interrupts(unique)),
+            Ok(Answer::Wait(lock)) if body.is_some() => {
+                return Ok(Outcome::Waits { unique: header.unique, lock });
+            }
+            Ok(Answer::Wait(_)) => (0, 0),
             Ok(Answer::Written(length)) => (0, length),
             Ok(Answer::Body(bytes)) => match &mut body_writer {
                 Some(writer) if writer.len() >= bytes.0.len() => {
@@ -102,16 +129,28 @@ impl Server {
                 header.opcode
             )));
         }
-        let total = u32::try_from(wire::OUT_HEADER + length).unwrap_or(u32::MAX);
-        let mut out = Reply::default();
-        out.u32(total).u32((-error).cast_unsigned()).u64(header.unique);
-        let _ = reply.write(&out.0);
-        Ok(total)
+        Ok(Outcome::Answered(reply_header(&mut reply, header.unique, error, length)))
+    }
+
+    /// Asks once more about a request that waits; returns the bytes of its reply when the wait is over.
+    pub(super) fn retry(&mut self, unique: u64, lock: &LockRequest, mut reply: Writer<'_>) -> Option<u32> {
+        let error = match self.try_lock(lock) {
+            Err(Errno::AGAIN) => return None,
+            Err(errno) => errno.raw_os_error(),
+            Ok(()) => 0,
+        };
+        Some(reply_header(&mut reply, unique, error, 0))
+    }
+
+    /// Whether locks were given up since it was asked last: those who wait may have them.
+    pub(super) fn take_unlocked(&mut self) -> bool {
+        std::mem::take(&mut self.unlocked)
     }
 
     /// The guest is gone or was reset.
     pub(super) fn clear(&mut self) {
         self.session = None;
+        self.unlocked = true;
         self.fs.clear();
     }
 
@@ -142,8 +181,11 @@ impl Server {
                 Ok(Answer::Body(Reply::default()))
             }
             op::FORGET | op::BATCH_FORGET => self.forget(header, args),
-            // Every request is answered before the next is looked at: there is nothing to interrupt.
-            op::INTERRUPT => Ok(Answer::Silent),
+            op::INTERRUPT => {
+                let mut args = args;
+                Ok(args.u64().map_or(Answer::Silent, Answer::Interrupt))
+            }
+            op::GETLK | op::SETLK | op::SETLKW => self.lock(header, args),
             op::OPEN
             | op::OPENDIR
             | op::CREATE
@@ -174,8 +216,10 @@ impl Server {
         }
         let (max_readahead, offered) = (args.u32()?, u64::from(args.u32()?));
         let mut wanted = init::ASYNC_READ
+            | init::POSIX_LOCKS
             | init::ATOMIC_O_TRUNC
             | init::BIG_WRITES
+            | init::FLOCK_LOCKS
             | init::AUTO_INVAL_DATA
             | init::DO_READDIRPLUS
             | init::READDIRPLUS_AUTO
@@ -275,9 +319,16 @@ impl Server {
                 let (valid, submounts) = self.validity();
                 reply.entry_out(&entry, valid, submounts).open_out(handle, self.keep_cache());
             }
-            op::RELEASE => self.fs.release(args.u64()?),
+            op::RELEASE => {
+                self.fs.release(args.u64()?);
+                self.unlocked = true;
+            }
             op::RELEASEDIR => self.fs.releasedir(args.u64()?),
-            op::FLUSH => self.fs.flush(args.u64()?)?,
+            op::FLUSH => {
+                let (handle, _) = (args.u64()?, args.u64()?);
+                self.fs.flush(handle, args.u64()?)?;
+                self.unlocked = true;
+            }
             op::FSYNC => {
                 let (handle, flags) = (args.u64()?, args.u32()?);
                 self.fs.fsync(handle, flags & 1 != 0)?;
@@ -287,6 +338,8 @@ impl Server {
                 let (handle, offset, len, mode) = (args.u64()?, args.u64()?, args.u64()?, args.u32()?);
                 self.fs.fallocate(handle, mode, offset, len)?;
             }
+            // Linux asks without having written what it keeps: a hole here may be data there. It then takes all for data.
+            op::LSEEK if self.fs.writeback() => return Err(Errno::NOSYS),
             op::LSEEK => {
                 let (handle, offset, whence) = (args.u64()?, args.u64()?, args.u32()?);
                 let seek = match whence {
@@ -306,6 +359,33 @@ impl Server {
             }
         }
         Ok(Answer::Body(reply))
+    }
+
+    fn lock(&mut self, header: Header, mut args: Args<'_>) -> Result<Answer> {
+        let request = args.lock()?;
+        if header.opcode == op::GETLK {
+            let kind = request.kind.filter(|_| !request.flock).ok_or(Errno::INVAL)?;
+            let wish = Lock { kind, start: request.start, end: request.end, pid: request.pid };
+            let mut reply = Reply::default();
+            reply.lock_out(self.fs.getlk(request.handle, request.owner, &wish)?);
+            return Ok(Answer::Body(reply));
+        }
+        match self.try_lock(&request) {
+            Err(Errno::AGAIN) if header.opcode == op::SETLKW => Ok(Answer::Wait(request)),
+            tried => tried.map(|()| Answer::Body(Reply::default())),
+        }
+    }
+
+    fn try_lock(&mut self, request: &LockRequest) -> Result<()> {
+        let &LockRequest { handle, owner, flock, kind, start, end, pid } = request;
+        match kind {
+            _ if flock => self.fs.flock(handle, kind)?,
+            Some(kind) => self.fs.setlk(handle, owner, &Lock { kind, start, end, pid })?,
+            None => self.fs.unlock(handle, owner, start, end)?,
+        }
+        // An exclusive lock that became a shared one lets others in as well.
+        self.unlocked |= kind != Some(LockKind::Exclusive);
+        Ok(())
     }
 
     /// Requests about names and attributes.
@@ -373,7 +453,7 @@ impl Server {
                 self.fs.sync()?;
                 return Ok(Answer::Body(reply));
             }
-            // Locks, polling, ioctl and block maps stay in the guest's kernel; so do access checks.
+            // Polling, ioctl and block maps stay in the guest's kernel; so do access checks.
             _ => return Err(Errno::NOSYS),
         };
         reply.entry_out(&entry, valid, submounts);
@@ -458,6 +538,16 @@ impl Server {
         self.session = saved.session;
         Ok(())
     }
+}
+
+/// Writes the header of a reply in front of `length` bytes; returns how long the whole is.
+pub(super) fn reply_header(reply: &mut Writer<'_>, unique: u64, error: i32, length: usize) -> u32 {
+    let total = u32::try_from(wire::OUT_HEADER + length).unwrap_or(u32::MAX);
+    let mut out = Reply::default();
+    out.u32(total).u32((-error).cast_unsigned()).u64(unique);
+    // Writing to guest memory that was checked does not fail.
+    let _ = reply.write(&out.0);
+    total
 }
 
 /// The header and the length that the request claims to have.

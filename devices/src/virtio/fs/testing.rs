@@ -104,11 +104,19 @@ impl Client {
     }
 
     fn greeted(mut self) -> Self {
-        let client = &mut self;
-        let init =
-            client.call(op::INIT, 0, &Bytes::default().u32(7).u32(41).u32(1 << 17).u32(u32::MAX).0, 64);
-        assert_eq!(u32_at(&init.unwrap(), 4), super::wire::MINOR);
+        self.greet();
         self
+    }
+
+    fn greet(&mut self) {
+        let init = self.call(op::INIT, 0, &Bytes::default().u32(7).u32(41).u32(1 << 17).u32(u32::MAX).0, 64);
+        assert_eq!(u32_at(&init.unwrap(), 4), super::wire::MINOR);
+    }
+
+    /// Resets the device, agrees on what is in `features` and mounts the share again.
+    pub fn reset(&mut self, features: u64) {
+        self.rig.init(features);
+        self.greet();
     }
 
     /// A client that has said nothing yet.
@@ -238,6 +246,71 @@ impl Client {
         let size = u32::try_from(bytes.len()).unwrap();
         let args = Bytes::default().u64(handle).u64(offset).u32(size).u32(0).u64(0).u32(0).u32(0).raw(bytes);
         Ok(u32_at(&self.call(op::WRITE, 0, &args.0, 8)?, 0))
+    }
+
+    /// `fuse_lk_in`; `kind` is 0 for a shared lock, 1 for an exclusive one, 2 for none.
+    fn lock_args(handle: u64, owner: u64, kind: u32, range: (u64, u64), flock: bool) -> Vec<u8> {
+        let args = Bytes::default().u64(handle).u64(owner).u64(range.0).u64(range.1).u32(kind);
+        args.u32(u32::try_from(owner).unwrap()).u32(u32::from(flock)).u32(0).0
+    }
+
+    /// Tries to change an owner's locks of a range, both ends among it.
+    pub fn setlk(&mut self, handle: u64, owner: u64, kind: u32, range: (u64, u64)) -> Result<()> {
+        self.call(op::SETLK, 0, &Self::lock_args(handle, owner, kind, range, false), 0).map(drop)
+    }
+
+    /// Tries to change the lock of an open file.
+    pub fn flock(&mut self, handle: u64, kind: u32) -> Result<()> {
+        self.call(op::SETLK, 0, &Self::lock_args(handle, handle, kind, (0, u64::MAX >> 1), true), 0).map(drop)
+    }
+
+    /// The lock that is in the way of this one: kind (2: none), range and process.
+    pub fn getlk(
+        &mut self,
+        handle: u64,
+        owner: u64,
+        kind: u32,
+        range: (u64, u64),
+    ) -> Result<(u32, (u64, u64), u32)> {
+        let out = self.call(op::GETLK, 0, &Self::lock_args(handle, owner, kind, range, false), 24)?;
+        Ok((u32_at(&out, 16), (u64_at(&out, 0), u64_at(&out, 8)), u32_at(&out, 20)))
+    }
+
+    /// Asks for a lock and does not wait for the reply; returns the request's name.
+    pub fn ask_lock(&mut self, handle: u64, owner: u64, kind: u32, range: (u64, u64), flock: bool) -> u64 {
+        let args = Self::lock_args(handle, owner, kind, range, flock);
+        self.unique += 2;
+        let len = u32::try_from(IN_HEADER + args.len()).unwrap();
+        let header = Bytes::default().u32(len).u32(op::SETLKW).u64(self.unique).u64(0).u64(0).u64(0).0;
+        self.rig.add(1, &[&header, &args], &[OUT_HEADER]);
+        self.unique
+    }
+
+    /// The next reply to a request that was not waited for: its name and how it ended.
+    pub fn answer(&mut self) -> (u64, Result<()>) {
+        let used = self.rig.wait_used(1);
+        Self::ended(&used.data)
+    }
+
+    /// As [`Self::answer`], if it is there already.
+    pub fn answered(&mut self) -> Option<(u64, Result<()>)> {
+        self.rig.used(1).map(|used| Self::ended(&used.data))
+    }
+
+    fn ended(reply: &[u8]) -> (u64, Result<()>) {
+        let error = u32_at(reply, 4);
+        let ended = if error == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(-error.cast_signed())) };
+        (u64_at(reply, 8), ended)
+    }
+
+    /// Gives up waiting for a request.
+    pub fn interrupt(&mut self, unique: u64) {
+        self.tell(op::INTERRUPT, 0, &Bytes::default().u64(unique).0);
+    }
+
+    /// A process closes one of its descriptors of an open file.
+    pub fn flush(&mut self, handle: u64, owner: u64) -> Result<()> {
+        self.call(op::FLUSH, 0, &Bytes::default().u64(handle).u64(0).u64(owner).0, 0).map(drop)
     }
 
     pub fn release(&mut self, handle: u64) -> Result<()> {

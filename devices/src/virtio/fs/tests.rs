@@ -1,19 +1,31 @@
-//! What every file system must do, asked through the whole device, of both of them.
+//! What every file system must do, asked through the whole device, of both of them (of that in memory, where there is no other).
 
+#[cfg(target_os = "linux")]
 use super::host::{HostFs, Options};
 use super::memfs::MemFs;
+#[cfg(target_os = "linux")]
 use super::readonly::ReadOnly;
 use super::testing::{Bytes, Client};
 use super::vfs::{Errno, ROOT};
 use super::wire::op;
 
+#[cfg(target_os = "linux")]
+mod locks;
+
 const RDONLY: u32 = 0;
 const RDWR: u32 = 2;
 
 /// Runs a check on a file system in memory and on a directory of the host, first with room for all descriptors, then
-/// with hardly any, then on the device's own thread.
+/// with hardly any; each on the device's own thread too.
 fn both(check: impl Fn(&mut Client)) {
     check(&mut Client::new(Box::new(MemFs::new(1 << 24))));
+    check(&mut Client::threaded(Box::new(MemFs::new(1 << 24))));
+    #[cfg(target_os = "linux")]
+    on_the_host(check);
+}
+
+#[cfg(target_os = "linux")]
+fn on_the_host(check: impl Fn(&mut Client)) {
     for max_nodes_open in [256, 2] {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { max_nodes_open, ..Options::default() };
@@ -215,6 +227,7 @@ fn space_is_reserved_and_data_is_found() {
     });
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_read_only_share_refuses_every_change() {
     let dir = tempfile::tempdir().unwrap();

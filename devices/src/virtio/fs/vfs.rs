@@ -4,9 +4,14 @@
 //! the counts back with [`FileSystem::forget`]. Node 1 is the root and lives for ever. Names are single entries of
 //! a directory, never paths: [`Name`] refuses everything else, so no file system ever sees a slash.
 
+use serde::{Deserialize, Serialize};
+
 use crate::state::StateError;
 use crate::virtio::{Reader, Writer};
 
+#[cfg(not(target_os = "linux"))]
+pub use super::errno::Errno;
+#[cfg(target_os = "linux")]
 pub use rustix::io::Errno;
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -174,6 +179,34 @@ pub enum Seek {
     Hole,
 }
 
+/// Whose a lock is: a process of the guest, or an open file, as its kernel names it.
+pub type LockOwner = u64;
+
+/// The last byte that a lock can name; one up to there goes on to the end of the file, however far that grows.
+pub const LAST_BYTE: u64 = crate::lock::LAST;
+
+/// What a lock keeps away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockKind {
+    /// Exclusive locks of others.
+    Shared,
+    /// Every lock of others.
+    Exclusive,
+}
+
+/// A lock of a range of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    /// What it keeps away.
+    pub kind: LockKind,
+    /// The first byte.
+    pub start: u64,
+    /// The last byte, not before the first and at most [`LAST_BYTE`].
+    pub end: u64,
+    /// The process of this guest that has it; 0 for another's.
+    pub pid: u32,
+}
+
 /// How much the guest may remember.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cache {
@@ -249,13 +282,26 @@ pub trait FileSystem: Send {
     /// Writes up to `count` bytes at `offset`.
     fn write(&mut self, handle: Handle, offset: u64, count: usize, from: &mut Reader<'_>) -> Result<usize>;
 
-    /// One of the guest's descriptors of an open file is closed: the time for late errors.
-    fn flush(&mut self, handle: Handle) -> Result<()>;
+    /// One of the guest's descriptors of an open file is closed: the time for late errors. Its process gives up all of
+    /// its locks on the file, as POSIX has it.
+    fn flush(&mut self, handle: Handle, owner: LockOwner) -> Result<()>;
+
+    /// A lock that keeps `owner` from taking this one, if there is one.
+    fn getlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<Option<Lock>>;
+
+    /// Takes a lock in place of what `owner` has there. EAGAIN while another has a lock that conflicts; never waits.
+    fn setlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<()>;
+
+    /// Gives up what `owner` has between two bytes, both among them.
+    fn unlock(&mut self, handle: Handle, owner: LockOwner, start: u64, end: u64) -> Result<()>;
+
+    /// Changes the lock of an open file as `flock(2)` does; EAGAIN while another has one that conflicts.
+    fn flock(&mut self, handle: Handle, kind: Option<LockKind>) -> Result<()>;
 
     /// Makes an open file durable; only its contents with `data_only`.
     fn fsync(&mut self, handle: Handle, data_only: bool) -> Result<()>;
 
-    /// Closes a file.
+    /// Closes a file, and gives up the locks that were taken through it.
     fn release(&mut self, handle: Handle);
 
     /// Reserves or clears space; `mode` as in `fallocate(2)`.

@@ -3,7 +3,7 @@
 //! Arguments are read from bytes that were copied out of guest memory once. Everything is little-endian, as every
 //! guest that we run is.
 
-use super::vfs::{Attr, DirEntry, Entry, Errno, Name, SetAttr, StatFs, Time};
+use super::vfs::{Attr, DirEntry, Entry, Errno, LAST_BYTE, Lock, LockKind, Name, SetAttr, StatFs, Time};
 
 /// The major version of the protocol.
 pub(super) const MAJOR: u32 = 7;
@@ -47,6 +47,9 @@ pub(super) mod op {
     pub(crate) const READDIR: u32 = 28;
     pub(crate) const RELEASEDIR: u32 = 29;
     pub(crate) const FSYNCDIR: u32 = 30;
+    pub(crate) const GETLK: u32 = 31;
+    pub(crate) const SETLK: u32 = 32;
+    pub(crate) const SETLKW: u32 = 33;
     pub(crate) const CREATE: u32 = 35;
     pub(crate) const INTERRUPT: u32 = 36;
     pub(crate) const DESTROY: u32 = 38;
@@ -62,8 +65,10 @@ pub(super) mod op {
 /// What client and server can agree on in INIT.
 pub(super) mod init {
     pub(crate) const ASYNC_READ: u64 = 1;
+    pub(crate) const POSIX_LOCKS: u64 = 1 << 1;
     pub(crate) const ATOMIC_O_TRUNC: u64 = 1 << 3;
     pub(crate) const BIG_WRITES: u64 = 1 << 5;
+    pub(crate) const FLOCK_LOCKS: u64 = 1 << 10;
     pub(crate) const AUTO_INVAL_DATA: u64 = 1 << 12;
     pub(crate) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(crate) const READDIRPLUS_AUTO: u64 = 1 << 14;
@@ -83,6 +88,25 @@ pub(super) mod open {
 
 /// `FUSE_ATTR_SUBMOUNT`: another file system is mounted here.
 const ATTR_SUBMOUNT: u32 = 1;
+
+/// `fuse_lk_in.lk_flags`: a lock of `flock(2)`.
+const LK_FLOCK: u32 = 1;
+/// `F_UNLCK`: in a request the end of locks, in a reply that no lock is in the way.
+const UNLOCK: u32 = 2;
+
+/// `fuse_lk_in`: what is asked of a lock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LockRequest {
+    pub(super) handle: u64,
+    pub(super) owner: u64,
+    /// A lock of the open file (`flock(2)`), and not of a range of bytes.
+    pub(super) flock: bool,
+    /// None to give locks up.
+    pub(super) kind: Option<LockKind>,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) pid: u32,
+}
 
 /// The arguments of a request, read from the front.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +142,22 @@ impl<'a> Args<'a> {
     /// The name of a directory entry.
     pub(super) fn name(&mut self) -> Result<Name<'a>, Errno> {
         Name::new(self.string()?)
+    }
+
+    /// `fuse_lk_in`.
+    pub(super) fn lock(&mut self) -> Result<LockRequest, Errno> {
+        let (handle, owner, start, end) = (self.u64()?, self.u64()?, self.u64()?, self.u64()?);
+        let (kind, pid, flags) = (self.u32()?, self.u32()?, self.u32()?);
+        let kind = match kind {
+            0 => Some(LockKind::Shared),
+            1 => Some(LockKind::Exclusive),
+            UNLOCK => None,
+            _ => return Err(Errno::INVAL),
+        };
+        if start > end || end > LAST_BYTE {
+            return Err(Errno::INVAL);
+        }
+        Ok(LockRequest { handle, owner, flock: flags & LK_FLOCK != 0, kind, start, end, pid })
     }
 
     /// `fuse_setattr_in`: the handle, if one is meant, and what to change.
@@ -221,6 +261,16 @@ impl Reply {
     /// `fuse_open_out`.
     pub(super) fn open_out(&mut self, handle: u64, flags: u32) -> &mut Self {
         self.u64(handle).u32(flags).u32(0)
+    }
+
+    /// `fuse_lk_out`: the lock that is in the way, if there is one.
+    pub(super) fn lock_out(&mut self, found: Option<Lock>) -> &mut Self {
+        let free = Lock { kind: LockKind::Shared, start: 0, end: 0, pid: 0 };
+        let (lock, kind) = match found {
+            None => (free, UNLOCK),
+            Some(lock) => (lock, u32::from(lock.kind == LockKind::Exclusive)),
+        };
+        self.u64(lock.start).u64(lock.end).u32(kind).u32(lock.pid)
     }
 
     /// `fuse_statfs_out`.

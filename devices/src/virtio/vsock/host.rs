@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
 use super::stream::Stream;
 use crate::event::Event;
@@ -260,12 +260,7 @@ impl Shared {
         let Some(bound) = &self.bound else { return Err(io::ErrorKind::ConnectionRefused.into()) };
         let mut path = bound.path.clone().into_os_string();
         path.push(format!("_{port}"));
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
+        let socket = crate::os::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
         // A Unix socket is connected at once, or its queue is full (`EAGAIN`).
         rustix::net::connect(&socket, &SocketAddrUnix::new(Path::new(&path))?)?;
         Stream::new(UnixStream::from(socket))

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::event::Source;
+use crate::os;
 use crate::virtio::{Reader, Writer};
 
 /// The longest greeting of a host program, `CONNECT 4294967295\r\n`, with room for more blanks.
@@ -21,6 +22,7 @@ impl Stream {
     /// Takes a connected socket and makes it nonblocking.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        os::quiet(&socket)?;
         Ok(Self(socket))
     }
 
@@ -36,7 +38,7 @@ impl Stream {
 
     /// Sends bytes to the host.
     pub(super) fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {
-        retry(|| rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))
+        retry(|| rustix::net::send(&self.0, bytes, os::NO_SIGNAL | SendFlags::DONTWAIT))
     }
 
     /// Moves up to `count` bytes from the host to the guest; 0 at the end of data.

@@ -13,6 +13,9 @@ mod unwind {
         ".globl rust_eh_personality",
         "_Unwind_Resume:",
         "rust_eh_personality:",
+        #[cfg(target_arch = "x86_64")]
         "ud2",
+        #[cfg(target_arch = "aarch64")]
+        "brk 1",
     );
 }

@@ -1,21 +1,16 @@
 //! A small machine around one program, and a recorder of what it does.
 
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use servin_devices::mem::{GuestRam, Mem};
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap};
 
-use super::x86;
+use super::arch;
 use crate::hv::fake::{Fake, FakeCpu};
-use crate::hv::{
-    self, Caps, Entry, Exit, GuestIo, Hypervisor, Kick, Plan, Vcpu, VcpuSlot, Vm, X86Entry, X86Mode,
-};
+use crate::hv::{self, Caps, Exit, GuestIo, Hypervisor, Kick, Plan, Vcpu, VcpuSlot, Vm};
 
 /// Nothing is here but the monitor.
 pub(super) const MMIO: u64 = 0x2000_0000;
@@ -23,6 +18,8 @@ pub(super) const MMIO: u64 = 0x2000_0000;
 pub(super) const ROM: u64 = 0x40_0000;
 /// What it holds.
 pub(super) const ROM_CONTENT: u32 = 0xcafe_f00d;
+/// Where a guest without ports reaches them.
+const PORTS: std::ops::Range<u64> = 0x2100_0000..0x2101_0000;
 /// A port that echoes.
 pub(super) const PORT: u16 = 0x50;
 /// The guest is at its end: kicks the vCPU.
@@ -34,10 +31,8 @@ pub(super) const GSIS: u32 = 24;
 /// Longer than any check takes on the slowest host.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
-/// Where programs start; page tables, descriptors, a stack and the second vCPU's program have their places beside.
-const CODE: u64 = 0x1_0000;
-const TABLES: u64 = 0x4_0000;
-const GDT: u64 = 0x5000;
+/// Where programs start; a stack and the second vCPU's program have their places beside.
+pub(super) const CODE: u64 = 0x1_0000;
 pub(super) const STACK: u64 = 0x2_8000;
 const SECOND: u64 = 0x8000;
 const MIB: usize = 1 << 20;
@@ -76,6 +71,10 @@ impl Bench {
         self.hypervisor.caps()
     }
 
+    pub(super) fn is_fake(&self) -> bool {
+        self.fake.is_some()
+    }
+
     pub(super) fn hypervisor(&self) -> &dyn Hypervisor {
         &*self.hypervisor
     }
@@ -99,10 +98,9 @@ impl Bench {
     ) -> TestMachine {
         let mem = ram();
         mem.write_slice(code, GuestAddress(CODE)).unwrap();
-        mem.write_slice(x86::second(), GuestAddress(SECOND)).unwrap();
+        mem.write_slice(arch::second(), GuestAddress(SECOND)).unwrap();
         mem.write_obj(ROM_CONTENT, GuestAddress(ROM)).unwrap();
-        X86Entry::write_identity_map(&mem, TABLES, 4).unwrap();
-        X86Entry::write_gdt(&mem, GDT, X86Mode::Long { page_table: TABLES }).unwrap();
+        arch::prepare(&mem);
         self.assemble(mem, cpus, guest)
     }
 
@@ -139,12 +137,7 @@ impl Bench {
 
 fn ram() -> Mem {
     let region = |base, size| {
-        let bitmap = Some(AtomicBitmap::new(size, NonZero::new(0x1000).unwrap()));
-        let mapping = MmapRegionBuilder::new_with_bitmap(size, bitmap)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-            .build();
-        GuestRegionMmap::new(mapping.unwrap(), GuestAddress(base)).unwrap()
+        GuestRegionMmap::new(servin_devices::testing::region(size, true), GuestAddress(base)).unwrap()
     };
     Arc::new(GuestRam::from_regions(vec![region(0, 2 * MIB), region(ROM, 2 * MIB)]).unwrap())
 }
@@ -188,15 +181,7 @@ impl TestMachine {
     /// Binds the first vCPU to this thread, in front of the program.
     pub(super) fn boot_vcpu(&mut self) -> Box<dyn Vcpu> {
         let mut vcpu = self.slots.remove(0).bind().unwrap();
-        vcpu.set_entry(&Entry::X86(X86Entry {
-            mode: X86Mode::Long { page_table: TABLES },
-            rip: CODE,
-            rsp: STACK,
-            rbx: 0,
-            rsi: 0,
-            gdt: GDT,
-        }))
-        .unwrap();
+        vcpu.set_entry(&arch::entry()).unwrap();
         self.start_guest();
         vcpu
     }
@@ -269,6 +254,9 @@ impl Recorder {
 
 impl GuestIo for Recorder {
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]) {
+        if PORTS.contains(&addr) {
+            return self.pio_in((addr - PORTS.start) as u16, data);
+        }
         for (index, byte) in data.iter_mut().enumerate() {
             *byte = answer(addr, index);
         }
@@ -278,6 +266,9 @@ impl GuestIo for Recorder {
     }
 
     fn mmio_write(&mut self, addr: u64, data: &[u8]) {
+        if PORTS.contains(&addr) {
+            return self.pio_out((addr - PORTS.start) as u16, data);
+        }
         self.writes.push((addr, data.to_vec()));
         if let Some(hook) = &mut self.on_write {
             hook(addr, data);

@@ -1,35 +1,39 @@
-//! The guest programs in x86 machine code. They run at [`super::rig::CODE`] in 64-bit mode, identity-mapped.
+//! The guest programs in x86 machine code. They run at [`CODE`] in 64-bit mode, identity-mapped.
 
 // A leaf that may use unsafe: the assembler's labels are read as bytes.
 #![allow(unsafe_code)]
 
-/// Assembles a guest program; the function returns its bytes. DONE is port 0xf4, READY port 0xf5, MMIO 0x20000000.
-macro_rules! program {
-    ($(#[$doc:meta])* $name:ident: $($line:literal)*) => {
-        std::arch::global_asm!(
-            ".pushsection .rodata",
-            concat!(".globl servin_guest_", stringify!($name)),
-            concat!("servin_guest_", stringify!($name), ":"),
-            $($line,)*
-            concat!(".globl servin_guest_", stringify!($name), "_end"),
-            concat!("servin_guest_", stringify!($name), "_end:"),
-            ".popsection",
-        );
+use servin_devices::mem::GuestRam;
 
-        $(#[$doc])*
-        pub(super) fn $name() -> &'static [u8] {
-            unsafe extern "C" {
-                #[link_name = concat!("servin_guest_", stringify!($name))]
-                static START: u8;
-                #[link_name = concat!("servin_guest_", stringify!($name), "_end")]
-                static END: u8;
-            }
-            // SAFETY: the labels enclose the bytes that were assembled above.
-            unsafe {
-                std::slice::from_raw_parts(&raw const START, (&raw const END).offset_from_unsigned(&raw const START))
-            }
-        }
-    };
+use super::program::program;
+use super::rig::{CODE, STACK};
+use crate::hv::{Entry, X86Entry, X86Mode};
+
+/// Places of page tables and descriptors.
+const TABLES: u64 = 0x4_0000;
+const GDT: u64 = 0x5000;
+
+/// Puts into memory what every program needs.
+pub(super) fn prepare(mem: &GuestRam) {
+    X86Entry::write_identity_map(mem, TABLES, 4).unwrap();
+    X86Entry::write_gdt(mem, GDT, X86Mode::Long { page_table: TABLES }).unwrap();
+}
+
+/// Where the first vCPU begins.
+pub(super) fn entry() -> Entry {
+    Entry::X86(X86Entry {
+        mode: X86Mode::Long { page_table: TABLES },
+        rip: CODE,
+        rsp: STACK,
+        rbx: 0,
+        rsi: 0,
+        gdt: GDT,
+    })
+}
+
+/// A program that powers off through the hypervisor: x86 has a device for that.
+pub(super) fn power_off() -> Option<&'static [u8]> {
+    None
 }
 
 program! {
@@ -143,8 +147,8 @@ program! {
 }
 
 program! {
-    /// An exception without a descriptor table.
-    triple_fault:
+    /// An exception without a descriptor table: a triple fault.
+    reset:
     "sub rsp, 16"
     "mov word ptr [rsp], 0"
     "mov qword ptr [rsp + 2], 0"

@@ -1,21 +1,25 @@
-//! KVM on x86_64 Linux: interrupt controllers in the kernel, irqfd lines, ioeventfd doorbells.
+//! KVM on Linux, x86_64 and arm64: interrupt controllers in the kernel, irqfd lines, ioeventfd doorbells.
 //!
-//! Also runs on `kvm_pvm`, a KVM for machines whose CPU offers no virtualization: guest kernel code is emulated
-//! there, slowly and incompletely. [`Kvm::open`] notices it and says so in its [`Caps`].
+//! What differs between the architectures is in a module for each, with the same names in both: `Host` (what is asked
+//! once), `Cpu` (what a vCPU has beside its descriptor), `Chip` (the interrupt controller), and how a vCPU begins, exits and
+//! is saved.
 
-mod assist;
-mod cpuid;
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod kick;
-mod state;
 mod vcpu;
 mod vm;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use kvm_bindings::CpuId;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as arch;
 use kvm_ioctls::{Cap, VmFd};
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
 
 use crate::error::Error;
 use crate::hv::{Caps, Hypervisor, MAX_CPUS, Machine, Plan, VcpuSlot};
@@ -28,7 +32,7 @@ const DEVICE: &str = "/dev/kvm";
 pub struct Kvm {
     fd: kvm_ioctls::Kvm,
     caps: Caps,
-    cpuid: CpuId,
+    host: arch::Host,
 }
 
 impl Kvm {
@@ -44,24 +48,20 @@ impl Kvm {
                 why: format!("{DEVICE} speaks API version {version}, servin needs 12"),
             });
         }
-        let cpuid = fd
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(|e| Error::Hypervisor { doing: "asking for the supported CPUID", source: e.into() })?;
-        // Only one vendor module can be loaded at a time, so its presence is proof.
-        let pvm = Path::new("/sys/module/kvm_pvm").exists();
+        let host = arch::Host::ask(&fd)?;
         let caps = Caps {
             name: "kvm",
-            variant: pvm.then_some("kvm_pvm"),
+            variant: host.is_pvm().then_some("kvm_pvm"),
             max_cpus: MAX_CPUS,
-            emulates_kernel: pvm,
-            triple_fault: !pvm,
+            emulates_kernel: host.is_pvm(),
+            triple_fault: !host.is_pvm(),
             doorbells: true,
             read_only: fd.check_extension(Cap::ReadonlyMem),
             executes_code: true,
             starts_cpus: true,
             page_size: 0x1000,
         };
-        Ok(Self { fd, caps, cpuid })
+        Ok(Self { fd, caps, host })
     }
 }
 
@@ -77,20 +77,30 @@ impl Hypervisor for Kvm {
                 plan.cpus, self.caps.max_cpus
             )));
         }
-        let vm = Arc::new(vm::Vm::new(self.create_vm()?, plan)?);
-        let mut slots = Vec::<Box<dyn VcpuSlot>>::new();
+        let fd = self.create_vm(plan)?;
+        arch::Chip::before_vcpus(&fd)?;
+        vm::map_memory(&fd, plan)?;
+        let mut cpus = Vec::new();
         for index in 0..plan.cpus {
-            let cpuid = cpuid::for_vcpu(&self.cpuid, index, plan.cpus, self.caps.emulates_kernel);
-            slots.push(Box::new(vcpu::Slot::new(&vm, index, cpuid)?));
+            let vcpu = fd.create_vcpu(u64::from(index)).map_err(|e| failed("creating a vCPU", e))?;
+            let cpu = arch::Cpu::new(&self.host, &fd, &vcpu, index, plan.cpus)?;
+            cpus.push((vcpu, cpu));
         }
-        Ok(Machine { vm, slots })
+        let chip = arch::Chip::new(&fd, plan)?;
+        let irqchip = chip.kind();
+        let vm = Arc::new(vm::Vm::new(fd, plan, chip));
+        let slots = (0..).zip(cpus).map(|(index, (vcpu, cpu))| {
+            Box::new(vcpu::Slot::new(&vm, index, vcpu, cpu)) as Box<dyn VcpuSlot>
+        });
+        Ok(Machine { slots: slots.collect(), vm, irqchip })
     }
 }
 
 impl Kvm {
-    fn create_vm(&self) -> Result<VmFd, Error> {
+    fn create_vm(&self, plan: &Plan) -> Result<VmFd, Error> {
+        let kind = self.host.vm_type(plan)?;
         loop {
-            match self.fd.create_vm() {
+            match self.fd.create_vm_with_type(kind) {
                 Ok(vm) => return Ok(vm),
                 // A signal to this thread; the kernel wants the call again.
                 Err(e) if e.errno() == libc::EINTR => {}
@@ -107,10 +117,7 @@ fn failed(doing: &'static str, error: kvm_ioctls::Error) -> Error {
 
 fn no_kvm(error: &io::Error) -> Error {
     let why = match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "{DEVICE} does not exist; load the module kvm-intel or kvm-amd, and enable virtualization in the firmware or \
-             nested virtualization in the hypervisor around this machine"
-        ),
+        io::ErrorKind::NotFound => format!("{DEVICE} does not exist; {}", arch::WHERE_IS_KVM),
         io::ErrorKind::PermissionDenied => {
             format!("{DEVICE} may not be opened by this user; add the user to the group kvm and log in again")
         }

@@ -9,19 +9,16 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, IoEventAddress, VmFd};
+use kvm_ioctls::{IoEventAddress, VmFd};
 use servin_devices::event::Event;
 use servin_devices::irq::IrqLine;
 use servin_devices::mem::Mem;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::failed;
+use super::{arch, failed};
 use crate::error::Error;
 use crate::hv::{self, Doorbell, MachineState, Offload, Plan};
-
-/// Where Intel CPUs without "unrestricted guest" keep three pages for real mode: in the hole below 4 GiB.
-const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// The machine, shared by vCPUs, lines and offloads: whoever is dropped last closes it.
 pub(super) struct Vm {
@@ -30,43 +27,52 @@ pub(super) struct Vm {
     pub(super) mem: Mem,
     /// Start addresses of the regions that the guest may only read.
     pub(super) read_only: Vec<GuestAddress>,
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(dead_code, reason = "KVM keeps it; on arm64 it has a descriptor")
+    )]
+    pub(super) chip: arch::Chip,
     gsis: u32,
     track_dirty: bool,
 }
 
+/// Maps the memory of `plan`, which must live as long as the VM: see [`Vm::mem`].
+pub(super) fn map_memory(fd: &VmFd, plan: &Plan) -> Result<(), Error> {
+    for (slot, region) in (0_u32..).zip(plan.mem.iter()) {
+        let read_only = plan.read_only.contains(&region.start_addr());
+        let mut flags = if read_only { KVM_MEM_READONLY } else { 0 };
+        if plan.track_dirty && !read_only {
+            flags |= KVM_MEM_LOG_DIRTY_PAGES;
+        }
+        let host = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(io::Error::other)
+            .map_err(Error::hypervisor("mapping guest memory"))?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: host.expose_provenance() as u64,
+        };
+        // SAFETY: the region is a mapping of this length. Nothing runs before `Vm` keeps it alive, or the VM is closed; its
+        // pages are reached by the monitor through volatile accessors only.
+        unsafe { fd.set_user_memory_region(region) }.map_err(|e| failed("mapping guest memory", e))?;
+    }
+    Ok(())
+}
+
 impl Vm {
-    pub(super) fn new(fd: VmFd, plan: &Plan) -> Result<Self, Error> {
-        fd.set_tss_address(TSS_ADDRESS).map_err(|e| failed("setting the TSS address", e))?;
-        fd.create_irq_chip().map_err(|e| failed("creating the interrupt controllers", e))?;
-        let vm = Self {
+    /// The machine behind `fd`, into which the memory of `plan` was mapped.
+    pub(super) fn new(fd: VmFd, plan: &Plan, chip: arch::Chip) -> Self {
+        Self {
             fd: Arc::new(fd),
             mem: Arc::clone(&plan.mem),
             read_only: plan.read_only.clone(),
+            chip,
             gsis: plan.gsis,
             track_dirty: plan.track_dirty,
-        };
-        for (slot, region) in (0_u32..).zip(plan.mem.iter()) {
-            let read_only = plan.read_only.contains(&region.start_addr());
-            let mut flags = if read_only { KVM_MEM_READONLY } else { 0 };
-            if plan.track_dirty && !read_only {
-                flags |= KVM_MEM_LOG_DIRTY_PAGES;
-            }
-            let host = region
-                .get_host_address(MemoryRegionAddress(0))
-                .map_err(io::Error::other)
-                .map_err(Error::hypervisor("mapping guest memory"))?;
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: host.expose_provenance() as u64,
-            };
-            // SAFETY: the region is a mapping of this length that `vm.mem` keeps alive as long as the VM; its pages are
-            // reached by the monitor through volatile accessors only.
-            unsafe { vm.fd.set_user_memory_region(region) }.map_err(|e| failed("mapping guest memory", e))?;
         }
-        Ok(vm)
     }
 }
 
@@ -105,11 +111,11 @@ impl hv::Vm for Vm {
     }
 
     fn save(&self) -> Result<MachineState, Error> {
-        super::state::save_machine(self)
+        arch::state::save_machine(self)
     }
 
     fn restore(&self, state: &MachineState) -> Result<(), Error> {
-        super::state::restore_machine(self, state)
+        arch::state::restore_machine(self, state)
     }
 }
 
@@ -145,9 +151,4 @@ impl IrqLine for Line {
             other => other,
         }
     }
-}
-
-/// Whether the size of the extended state is told by the VM (`KVM_CAP_XSAVE2`), and how much it is.
-pub(super) fn xsave_size(vm: &VmFd) -> usize {
-    usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0).max(4096)
 }

@@ -38,22 +38,12 @@ pub trait Physical {
     ///
     /// [`OutOfRam`], as for a write.
     fn compare_exchange_8(&mut self, gpa: u64, current: u64, new: u64) -> Result<u64, OutOfRam>;
-
-    /// The same for 16 bytes (aligned): `cmpxchg16b`.
-    ///
-    /// Other vCPUs execute user code natively and have their kernel code carried out by the hypervisor, both on the same
-    /// host memory. So this must be the host's own `lock cmpxchg16b` on that memory; a lock that only the monitor takes is
-    /// right only where the monitor alone touches guest memory.
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfRam`], as for a write.
-    fn compare_exchange_16(&mut self, gpa: u64, current: u128, new: u128) -> Result<u128, OutOfRam>;
 }
 
-/// A stopped vCPU. Errors are the hypervisor's, and end the virtual machine.
+/// A stopped vCPU, as far as an access to memory or a port needs it. Errors are the hypervisor's, and end the virtual
+/// machine.
 #[allow(clippy::missing_errors_doc)]
-pub trait Cpu: Physical {
+pub trait Registers: Physical {
     /// General registers, RIP and RFLAGS.
     fn regs(&mut self) -> io::Result<Regs>;
 
@@ -67,6 +57,21 @@ pub trait Cpu: Physical {
     /// queued for the failed instruction. RIP is already where the handler shall return to: at the instruction for a fault,
     /// behind it for a trap or a software interrupt. For a page fault CR2 is set here too.
     fn inject(&mut self, event: &Event) -> io::Result<()>;
+}
+
+/// A stopped vCPU with all that the assist may touch. Errors as for [`Registers`].
+#[allow(clippy::missing_errors_doc)]
+pub trait Cpu: Registers {
+    /// As [`Physical::compare_exchange_8`], for 16 bytes (aligned): `cmpxchg16b`.
+    ///
+    /// Other vCPUs execute user code natively and have their kernel code carried out by the hypervisor, both on the same
+    /// host memory. So this must be the host's own `lock cmpxchg16b` on that memory; a lock that only the monitor takes is
+    /// right only where the monitor alone touches guest memory.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRam`], as for a write.
+    fn compare_exchange_16(&mut self, gpa: u64, current: u128, new: u128) -> Result<u128, OutOfRam>;
 
     /// The extended state in the standard (not compacted) format of SDM vol. 1, 13.4, as KVM_GET_XSAVE2 gives it: the
     /// legacy region with 64-bit pointers, the header with a true XSTATE_BV, then the components at their places in the

@@ -6,7 +6,7 @@ use std::io;
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use super::cpu::{Cpu, OutOfRam};
+use super::cpu::{Cpu, OutOfRam, Registers};
 use super::paging::{self, Access, Kind, Miss};
 use super::regs::{Event, Regs, Segment, Sregs, cr0, rflags, vector};
 use super::{AssistError, Bytes, LONGEST_INSTRUCTION};
@@ -50,29 +50,36 @@ impl From<AssistError> for Stop {
     }
 }
 
+/// Whether the register is the second byte of a general one.
+fn is_high(register: Register) -> bool {
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+}
+
 /// A linear range whose pages were translated and checked.
 pub(super) struct Span {
     /// (guest-physical address, length) of each piece within one page, in order.
-    pieces: Vec<(u64, usize)>,
+    pub(super) pieces: Vec<(u64, usize)>,
 }
 
 /// One instruction on its way.
-pub(super) struct Exec<'a> {
-    pub(super) cpu: &'a mut dyn Cpu,
+pub(super) struct Exec<'a, C: Registers + ?Sized = dyn Cpu + 'a> {
+    pub(super) cpu: &'a mut C,
     pub(super) regs: Regs,
     pub(super) sregs: Sregs,
     pub(super) insn: Instruction,
     pub(super) bytes: Bytes,
 }
 
-impl<'a> Exec<'a> {
-    pub(super) fn new(cpu: &'a mut dyn Cpu, regs: Regs, sregs: Sregs, bytes: Bytes) -> Self {
-        Self { cpu, regs, sregs, insn: Instruction::default(), bytes }
-    }
-
+impl Exec<'_> {
     /// Names the hypervisor's error.
     pub(super) fn host<T>(doing: &'static str, result: io::Result<T>) -> Result<T, Stop> {
         result.map_err(|source| AssistError::Hypervisor { doing, source }.into())
+    }
+}
+
+impl<'a, C: Registers + ?Sized> Exec<'a, C> {
+    pub(super) fn new(cpu: &'a mut C, regs: Regs, sregs: Sregs, bytes: Bytes) -> Self {
+        Self { cpu, regs, sregs, insn: Instruction::default(), bytes }
     }
 
     /// The instruction is known to the decoder only.
@@ -135,14 +142,12 @@ impl<'a> Exec<'a> {
             8 => value,
             4 => value & 0xffff_ffff,
             2 => value & 0xffff,
-            _ if matches!(register, Register::AH | Register::CH | Register::DH | Register::BH) => {
-                value >> 8 & 0xff
-            }
+            _ if is_high(register) => value >> 8 & 0xff,
             _ => value & 0xff,
         }
     }
 
-    /// Sets a general register of 2, 4 or 8 bytes; 4 clear the upper half.
+    /// Sets a general register, or a part of one; 4 bytes clear the upper half.
     pub(super) fn set_gpr(&mut self, register: Register, value: u64) {
         let full = register.full_register();
         if !full.is_gpr64() {
@@ -152,7 +157,9 @@ impl<'a> Exec<'a> {
             *slot = match register.size() {
                 8 => value,
                 4 => value & 0xffff_ffff,
-                _ => (*slot & !0xffff) | (value & 0xffff),
+                2 => (*slot & !0xffff) | (value & 0xffff),
+                _ if is_high(register) => (*slot & !0xff00) | (value & 0xff) << 8,
+                _ => (*slot & !0xff) | (value & 0xff),
             };
         }
     }
@@ -194,7 +201,11 @@ impl<'a> Exec<'a> {
         let Some(offset) = offset else {
             return Err(self.unsupported().into());
         };
-        let register = self.insn.memory_segment();
+        self.linear(self.insn.memory_segment(), offset, len, kind)
+    }
+
+    /// The linear address of `len` bytes at `offset` of a segment.
+    pub(super) fn linear(&self, register: Register, offset: u64, len: u64, kind: Kind) -> Result<u64, Stop> {
         if self.sregs.is_64() {
             let base = match register {
                 Register::FS => self.sregs.fs.base,
@@ -245,7 +256,7 @@ impl<'a> Exec<'a> {
 
     /// Translates a linear range, every page of it, for one kind of access.
     pub(super) fn translate(&mut self, linear: u64, len: usize, kind: Kind) -> Result<Span, Stop> {
-        let access = Access { kind, user: false };
+        let access = Access { kind, user: self.sregs.cpl == 3 };
         let state = paging::State {
             cr0: self.sregs.cr0,
             cr3: self.sregs.cr3,

@@ -26,12 +26,17 @@
 //!
 //! References are to the Intel SDM, volumes 1 (registers, XSAVE), 2 (instructions) and 3 (paging, descriptors).
 
+mod access;
 mod bits;
 mod control;
 mod cpu;
 mod descriptor;
 mod exec;
+pub mod hyperv;
+pub mod ioapic;
 pub mod paging;
+pub mod pic;
+pub mod ram;
 mod regs;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -50,7 +55,8 @@ use thiserror::Error;
 
 use self::exec::{Exec, Stop};
 
-pub use self::cpu::{Cpu, OutOfRam, Physical};
+pub use self::access::access;
+pub use self::cpu::{Cpu, OutOfRam, Physical, Registers};
 pub use self::regs::{Event, Regs, Segment, Sregs, Table, cr0, cr4, efer, rflags, vector as exception};
 pub use self::xstate::{Component, LayoutError, XstateLayout};
 
@@ -66,6 +72,8 @@ pub enum Outcome {
     Injected(Event),
     /// Another vCPU changed a page table under the walk; nothing happened, and running the guest again tries anew.
     Retry,
+    /// A part of a long string operation was carried out; running the guest again does the rest ([`access()`] only).
+    Partly,
 }
 
 /// The bytes of an instruction, for messages.
@@ -250,7 +258,7 @@ fn run(exec: &mut Exec<'_>) -> Result<(), Stop> {
 }
 
 /// Decodes at RIP, fetching from guest memory what the hypervisor did not show.
-fn decode(exec: &mut Exec<'_>) -> Result<(), Stop> {
+fn decode<C: Registers + ?Sized>(exec: &mut Exec<'_, C>) -> Result<(), Stop> {
     let bitness = exec.sregs.bitness();
     let rip = exec.regs.rip;
     loop {

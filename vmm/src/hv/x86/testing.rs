@@ -1,14 +1,15 @@
 //! A vCPU of plain memory for the tests and the fuzzer of the assist.
 
 // Not product code: a rule that is broken here shall panic.
-#![allow(clippy::indexing_slicing)]
+#![allow(clippy::indexing_slicing, clippy::panic)]
 
 use std::io;
 
-use super::cpu::{Cpu, OutOfRam, Physical};
+use super::cpu::{Cpu, OutOfRam, Physical, Registers};
 use super::regs::{Event, Regs, Segment, Sregs, cr0, cr4, efer};
 use super::xstate::XstateLayout;
-use super::{Outcome, assist};
+use super::{Outcome, access, assist};
+use crate::hv::GuestIo;
 
 /// Bytes of RAM, from guest-physical 0.
 pub const RAM: usize = 256 * 1024;
@@ -200,20 +201,9 @@ impl Physical for FakeCpu {
         }
         Ok(found)
     }
-
-    fn compare_exchange_16(&mut self, gpa: u64, current: u128, new: u128) -> Result<u128, OutOfRam> {
-        assert_eq!(gpa % 16, 0, "unaligned exchange at {gpa:#x}");
-        let mut bytes = [0; 16];
-        self.read_physical(gpa, &mut bytes)?;
-        let found = u128::from_le_bytes(bytes);
-        if found == current {
-            self.write_physical(gpa, &new.to_le_bytes())?;
-        }
-        Ok(found)
-    }
 }
 
-impl Cpu for FakeCpu {
+impl Registers for FakeCpu {
     fn regs(&mut self) -> io::Result<Regs> {
         Ok(self.regs)
     }
@@ -230,6 +220,19 @@ impl Cpu for FakeCpu {
     fn inject(&mut self, event: &Event) -> io::Result<()> {
         self.injected.push(*event);
         Ok(())
+    }
+}
+
+impl Cpu for FakeCpu {
+    fn compare_exchange_16(&mut self, gpa: u64, current: u128, new: u128) -> Result<u128, OutOfRam> {
+        assert_eq!(gpa % 16, 0, "unaligned exchange at {gpa:#x}");
+        let mut bytes = [0; 16];
+        self.read_physical(gpa, &mut bytes)?;
+        let found = u128::from_le_bytes(bytes);
+        if found == current {
+            self.write_physical(gpa, &new.to_le_bytes())?;
+        }
+        Ok(found)
     }
 
     fn xstate(&mut self) -> io::Result<Vec<u8>> {
@@ -279,11 +282,79 @@ impl Cpu for FakeCpu {
     }
 }
 
-/// One fuzz input: mode, registers, the instruction and memory are all taken from `data`. Panics where a rule is broken.
-pub fn fuzz_assist(data: &[u8]) {
-    let Some((&[mode, shown], rest)) = data.split_first_chunk::<2>() else {
-        return;
-    };
+/// Devices that answer reads with the bytes of a stream, and write down what reaches them.
+#[derive(Default)]
+pub struct Devices {
+    /// What the next reads answer; then all ones.
+    pub answers: Vec<u8>,
+    /// Reads of memory: address and width.
+    pub reads: Vec<(u64, usize)>,
+    /// Writes to memory.
+    pub writes: Vec<(u64, Vec<u8>)>,
+    /// Reads of ports: port and width.
+    pub ins: Vec<(u16, usize)>,
+    /// Writes to ports.
+    pub outs: Vec<(u16, Vec<u8>)>,
+}
+
+impl Devices {
+    fn answer(&mut self, data: &mut [u8]) {
+        assert!(matches!(data.len(), 1 | 2 | 4 | 8), "an access of {} bytes", data.len());
+        for byte in data {
+            *byte = if self.answers.is_empty() { 0xff } else { self.answers.remove(0) };
+        }
+    }
+}
+
+impl GuestIo for Devices {
+    fn mmio_read(&mut self, addr: u64, data: &mut [u8]) {
+        self.reads.push((addr, data.len()));
+        self.answer(data);
+    }
+
+    fn mmio_write(&mut self, addr: u64, data: &[u8]) {
+        assert!(matches!(data.len(), 1 | 2 | 4 | 8), "an access of {} bytes", data.len());
+        self.writes.push((addr, data.to_vec()));
+    }
+
+    fn pio_in(&mut self, port: u16, data: &mut [u8]) {
+        self.ins.push((port, data.len()));
+        self.answer(data);
+    }
+
+    fn pio_out(&mut self, port: u16, data: &[u8]) {
+        assert!(matches!(data.len(), 1 | 2 | 4), "an access of {} bytes", data.len());
+        self.outs.push((port, data.to_vec()));
+    }
+}
+
+/// One fuzz input for [`access`]. Panics where a rule is broken.
+pub fn fuzz_access(data: &[u8]) {
+    let Some((mut cpu, code, shown)) = fuzz_cpu(data) else { return };
+    let before = cpu.regs;
+    let mut devices = Devices { answers: data.to_vec(), ..Devices::default() };
+    let known = code.get(..usize::from(shown) % 16).unwrap_or(code);
+    let result = access(&mut cpu, &mut devices, known);
+    let moved = cpu.regs.rip.wrapping_sub(before.rip);
+    match result {
+        Ok(Outcome::Done) => {
+            let limit = if cpu.sregs.bitness() == 64 { u64::MAX } else { 0xffff_ffff };
+            assert!((1..=15).contains(&(moved & limit)), "RIP moved by {moved}");
+            assert!(cpu.injected.is_empty(), "done, yet {:?}", cpu.injected);
+        }
+        Ok(Outcome::Partly) => assert_eq!(moved, 0, "in the middle of a string"),
+        Ok(Outcome::Injected(event)) => {
+            assert_eq!(cpu.injected, [event]);
+            assert!(super::access::is_possible(&event), "{event:?}");
+            assert_eq!(cpu.regs, before, "{event:?} changed registers");
+        }
+        Ok(Outcome::Retry) | Err(_) => assert_eq!(cpu.regs, before, "{result:?} changed registers"),
+    }
+}
+
+/// A vCPU made of `data`, the bytes of the instruction at its RIP, and how many of them the hypervisor shows.
+fn fuzz_cpu(data: &[u8]) -> Option<(FakeCpu, &[u8], u8)> {
+    let (&[mode, shown], rest) = data.split_first_chunk::<2>()?;
     let mut cpu = match mode % 4 {
         0 => FakeCpu::protected_mode(),
         1 => FakeCpu::long_mode(),
@@ -311,7 +382,12 @@ pub fn fuzz_assist(data: &[u8]) {
         cpu.put(at, bytes);
     }
     cpu.put(cpu.regs.rip, code);
+    Some((cpu, code, shown))
+}
 
+/// One fuzz input: mode, registers, the instruction and memory are all taken from `data`. Panics where a rule is broken.
+pub fn fuzz_assist(data: &[u8]) {
+    let Some((mut cpu, code, shown)) = fuzz_cpu(data) else { return };
     let before = cpu.regs;
     let known = &code[..code.len().min(shown as usize % 16)];
     let result = assist(&mut cpu, known);
@@ -327,6 +403,7 @@ pub fn fuzz_assist(data: &[u8]) {
             assert_eq!(moved != 0, trap, "{event:?} moved RIP by {moved}");
             assert_eq!(cpu.regs.gpr, before.gpr, "{event:?} changed registers");
         }
+        Ok(Outcome::Partly) => panic!("the assist knows no strings"),
         Ok(Outcome::Retry) | Err(_) => assert_eq!(cpu.regs, before, "{result:?} changed registers"),
     }
 }

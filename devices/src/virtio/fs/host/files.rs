@@ -25,8 +25,8 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) fd: OwnedFd,
-    node: NodeId,
-    flags: OFlags,
+    pub(super) node: NodeId,
+    pub(super) flags: OFlags,
     kind: Kind,
 }
 
@@ -69,7 +69,7 @@ impl Files {
         self.map.get(&handle).map(|open| open.node)
     }
 
-    fn file(&self, handle: Handle) -> Result<&Open> {
+    pub(super) fn file(&self, handle: Handle) -> Result<&Open> {
         self.any(handle).and_then(|open| if open.kind == Kind::File { Ok(open) } else { Err(Errno::ISDIR) })
     }
 
@@ -97,11 +97,6 @@ impl Files {
         from: &mut Reader<'_>,
     ) -> Result<usize> {
         from.write_to_at(self.file(handle)?.fd.as_fd(), count, offset).map_err(errno)
-    }
-
-    /// The guest closed one of its descriptors. Every write has reached the host's kernel already.
-    pub(super) fn flush(&self, handle: Handle) -> Result<()> {
-        self.file(handle).map(|_| ())
     }
 
     pub(super) fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {

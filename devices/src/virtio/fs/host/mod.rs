@@ -11,6 +11,7 @@
 
 mod convert;
 mod files;
+mod locks;
 mod nodes;
 
 use std::collections::HashMap;
@@ -21,13 +22,15 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
 use serde::{Deserialize, Serialize};
 
+use super::locks::MAX_OWNERS;
 use super::vfs::{
-    Attr, Cache, Caller, Create, DirEntry, Entry, Errno, FileSystem, Handle, Name, NodeId, ROOT, Seek,
-    SetAttr, StatFs,
+    Attr, Cache, Caller, Create, DirEntry, Entry, Errno, FileSystem, Handle, Lock, LockKind, LockOwner, Name,
+    NodeId, ROOT, Seek, SetAttr, StatFs,
 };
 use crate::state::{self, State, StateError};
 use crate::virtio::{Reader, Writer};
 use files::{Files, Kind};
+use locks::Locks;
 use nodes::{FileId, Found, Nodes, SavedNodes, find};
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -43,11 +46,19 @@ pub struct Options {
     pub max_nodes_open: usize,
     /// Files and directories that the guest may have open at once.
     pub max_handles: usize,
+    /// Owners of locks on a file that the guest may have at once; each takes a descriptor.
+    pub max_locks: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache: Cache::Auto, writeback: false, max_nodes_open: 256, max_handles: 512 }
+        Self {
+            cache: Cache::Auto,
+            writeback: false,
+            max_nodes_open: 256,
+            max_handles: 512,
+            max_locks: MAX_OWNERS,
+        }
     }
 }
 
@@ -73,6 +84,7 @@ enum Owners {
 pub struct HostFs {
     nodes: Nodes,
     files: Files,
+    locks: Locks,
     /// `/proc/self/fd`.
     descriptors: OwnedFd,
     owners: Owners,
@@ -117,7 +129,8 @@ impl HostFs {
                 Owners::Squashed { uid: uid.as_raw(), gid: gid.as_raw() }
             };
             let nodes = Nodes::new(root, options.max_nodes_open)?;
-            Ok(Self { nodes, files: Files::new(options.max_handles), descriptors, owners, only, options })
+            let (files, locks) = (Files::new(options.max_handles), Locks::default());
+            Ok(Self { nodes, files, locks, descriptors, owners, only, options })
         })();
         opened.map_err(|errno: Errno| OpenError { path: path.display().to_string(), source: errno.into() })
     }
@@ -376,8 +389,27 @@ impl FileSystem for HostFs {
         self.files.write(handle, offset, count, from)
     }
 
-    fn flush(&mut self, handle: Handle) -> Result<()> {
-        self.files.flush(handle)
+    fn flush(&mut self, handle: Handle, owner: LockOwner) -> Result<()> {
+        // Every write has reached the host's kernel already.
+        let node = self.files.file(handle)?.node;
+        self.locks.forget(node, owner);
+        Ok(())
+    }
+
+    fn getlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<Option<Lock>> {
+        self.find_lock(handle, owner, lock)
+    }
+
+    fn setlk(&mut self, handle: Handle, owner: LockOwner, lock: &Lock) -> Result<()> {
+        self.take_lock(handle, owner, lock)
+    }
+
+    fn unlock(&mut self, handle: Handle, owner: LockOwner, start: u64, end: u64) -> Result<()> {
+        self.drop_lock(handle, owner, start, end)
+    }
+
+    fn flock(&mut self, handle: Handle, kind: Option<LockKind>) -> Result<()> {
+        self.take_flock(handle, kind)
     }
 
     fn fsync(&mut self, handle: Handle, data_only: bool) -> Result<()> {
@@ -385,6 +417,7 @@ impl FileSystem for HostFs {
     }
 
     fn release(&mut self, handle: Handle) {
+        self.locks.release(handle);
         self.files.remove(handle);
     }
 
@@ -444,12 +477,14 @@ impl FileSystem for HostFs {
     }
 
     fn clear(&mut self) {
+        self.locks.clear();
         self.files.clear();
         self.nodes.clear();
     }
 
     fn save(&self) -> std::result::Result<Vec<u8>, StateError> {
-        state::encode(&HostState { nodes: self.nodes.save(), handles: self.files.save() })
+        let (nodes, handles) = (self.nodes.save(), self.files.save());
+        state::encode(&HostState { nodes, handles, locks: self.locks.table.clone() })
     }
 
     fn restore(&mut self, bytes: &[u8]) -> std::result::Result<(), StateError> {
@@ -464,7 +499,8 @@ impl FileSystem for HostFs {
             }
         }
         self.files.restore(&saved.handles, opened);
-        Ok(())
+        // A guest that believes in a lock that another has by now must not run.
+        self.restore_locks(&saved.locks).map_err(|why| StateError::Mismatch { what: HostState::NAME, why })
     }
 }
 
@@ -473,11 +509,12 @@ impl FileSystem for HostFs {
 struct HostState {
     nodes: SavedNodes,
     handles: Vec<files::SavedHandle>,
+    locks: super::locks::Table,
 }
 
 impl State for HostState {
     const NAME: &'static str = "shared directory";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 #[cfg(test)]

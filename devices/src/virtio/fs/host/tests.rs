@@ -26,6 +26,16 @@ fn the_host_sees_writes_at_once_and_the_guest_the_hosts() {
 }
 
 #[test]
+fn where_the_guest_keeps_writes_the_host_does_not_say_where_data_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { writeback: true, ..Options::default() };
+    let mut fs = Client::new(Box::new(HostFs::directory(dir.path(), options).unwrap()));
+    let (_, handle) = fs.create(ROOT, "file", RDWR, 0o644).unwrap();
+    fs.write(handle, 0, b"data").unwrap();
+    assert_eq!(fs.lseek(handle, 0, 3), Err(Errno::NOSYS));
+}
+
+#[test]
 fn symbolic_links_of_the_host_lead_nowhere() {
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("secret"), b"secret").unwrap();

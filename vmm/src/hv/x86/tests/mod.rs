@@ -1,5 +1,6 @@
 //! Instruction by instruction, on a vCPU of plain memory.
 
+mod access;
 mod bits;
 mod control;
 mod fuzz;

@@ -230,10 +230,6 @@ impl Physical for Racing {
         }
         self.cpu.compare_exchange_8(gpa, current, new)
     }
-
-    fn compare_exchange_16(&mut self, gpa: u64, current: u128, new: u128) -> Result<u128, OutOfRam> {
-        self.cpu.compare_exchange_16(gpa, current, new)
-    }
 }
 
 #[test]

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+// A plugin for QEMU's TCG that counts how often each block of instructions ran, for scripts/profile.sh.
+//
+//   -plugin file=count.so,out=PATH,marker=ADDRESS
+//
+// A block is known by its virtual address, where its first page lies in QEMU's memory (so that host, guest and
+// processes are told apart), and its number of instructions. Whenever ADDRESS is executed, and at the end, everything
+// so far goes to PATH.N, a line for each block: address, place, instructions, times.
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The part of QEMU's qemu-plugin.h (version 1) that is used; Debian does not package the header.
+typedef uint64_t qemu_plugin_id_t;
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+typedef struct { const char *target_name; } qemu_info_t;
+enum { QEMU_PLUGIN_INLINE_ADD_U64 = 0, QEMU_PLUGIN_CB_NO_REGS = 0 };
+void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, struct qemu_plugin_tb *));
+size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
+uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
+struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
+void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, int, void *, uint64_t);
+void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, void (*)(unsigned, void *), int, void *);
+void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, void *), void *);
+
+#define EXPORT __attribute__((visibility("default")))
+EXPORT int qemu_plugin_version = 1;
+
+struct block {
+    uint64_t address, place, instructions, times;
+    struct block *next;
+};
+
+enum { BITS = 18 };
+static struct block *table[1 << BITS];
+static const char *out = "profile";
+static uint64_t marker;
+static int dumps;
+
+static struct block *find(uint64_t address, uint64_t place, uint64_t instructions)
+{
+    uint64_t mixed = address * 0x9E3779B97F4A7C15u ^ place * 0xC2B2AE3D27D4EB4Fu ^ instructions * 31;
+    struct block **slot = &table[mixed >> (64 - BITS)], *block;
+    for (block = *slot; block; block = block->next)
+        if (block->address == address && block->place == place && block->instructions == instructions)
+            return block;
+    block = calloc(1, sizeof *block);
+    if (!block)
+        abort();
+    *block = (struct block){ address, place, instructions, 0, *slot };
+    return *slot = block;
+}
+
+static void dump(void)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s.%d", out, dumps++);
+    FILE *file = fopen(path, "w");
+    if (!file)
+        return;
+    for (size_t i = 0; i < 1 << BITS; i++)
+        for (struct block *b = table[i]; b; b = b->next)
+            if (b->times)
+                fprintf(file, "%lx %lx %lu %lu\n", b->address, b->place, b->instructions, b->times);
+    fclose(file);
+}
+
+static void marked(unsigned cpu, void *data) { dump(); }
+static void ended(qemu_plugin_id_t id, void *data) { dump(); }
+
+static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
+{
+    uint64_t address = qemu_plugin_tb_vaddr(tb);
+    uint64_t place = (uint64_t)qemu_plugin_insn_haddr(qemu_plugin_tb_get_insn(tb, 0));
+    struct block *block = find(address, place, qemu_plugin_tb_n_insns(tb));
+    qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &block->times, 1);
+    if (marker && address == marker)
+        qemu_plugin_register_vcpu_tb_exec_cb(tb, marked, QEMU_PLUGIN_CB_NO_REGS, NULL);
+}
+
+EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++) {
+        if (!strncmp(argv[i], "out=", 4))
+            out = strdup(argv[i] + 4);
+        if (!strncmp(argv[i], "marker=", 7))
+            marker = strtoull(argv[i] + 7, NULL, 0);
+    }
+    qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+    qemu_plugin_register_atexit_cb(id, ended, NULL);
+    return 0;
+}

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""What ran between two counts of count.c: by part, by function; or the guest's functions alone.
+
+   report.py DIR FIRST SECOND SERVIN SYSTEM-MAP [--top N] [--guest-functions]
+
+DIR holds count.N and the nested host's kallsyms; SERVIN is the program with its symbols.
+"""
+import bisect
+import collections
+import subprocess
+import sys
+
+KERNEL = 0xFFFFFFFF80000000
+MODULES = 0xFFFFFFFFC0000000
+# Where an executable lies when addresses are not randomised.
+PROGRAM = 0x555555554000
+
+
+class Symbols:
+    def __init__(self, lines):
+        rows = sorted({(int(at, 16), name) for at, kind, name in lines if kind in "tTwW"})
+        self.at = [at for at, _ in rows]
+        self.names = [name for _, name in rows]
+
+    def name(self, address):
+        index = bisect.bisect_right(self.at, address) - 1
+        return self.names[index] if index >= 0 else hex(address)
+
+
+def read(path):
+    counts = {}
+    with open(path) as file:
+        for line in file:
+            address, place, instructions, times = line.split()
+            counts[int(address, 16), int(place, 16), int(instructions)] = int(times)
+    return counts
+
+
+def symbols(path):
+    with open(path) as file:
+        return Symbols(line.split()[:3] for line in file)
+
+
+def main():
+    args = [arg for arg in sys.argv[1:] if not arg.startswith("--")]
+    top = 40
+    if "--top" in sys.argv:
+        top = int(sys.argv[sys.argv.index("--top") + 1])
+        args.remove(str(top))
+    directory, first, second, servin, system_map = args
+    before, after = (read(f"{directory}/count.{n}") for n in (first, second))
+    host, guest = symbols(f"{directory}/kallsyms"), symbols(system_map)
+    lines = subprocess.run(["nm", "-C", servin], capture_output=True, text=True, check=True).stdout.splitlines()
+    own = Symbols(row for line in lines if len(row := line.split(None, 2)) == 3)
+    # The host's kernel lies in one piece: its blocks have one distance between address and place.
+    distances = collections.Counter()
+    for (address, place, _), times in before.items():
+        if KERNEL <= address < MODULES:
+            distances[place - address] += times
+    (distance, _), = distances.most_common(1)
+    parts, functions = collections.Counter(), collections.Counter()
+    for (address, place, instructions), times in after.items():
+        ran = instructions * (times - before.get((address, place, instructions), 0))
+        if not ran:
+            continue
+        if address >= MODULES:
+            where = "host: kvm", host.name(address)
+        elif address >= KERNEL:
+            is_host = place - address == distance
+            where = ("host: kernel", host.name(address)) if is_host else ("guest: kernel", guest.name(address))
+        elif PROGRAM <= address < PROGRAM + (64 << 20):
+            where = "servin", own.name(address - PROGRAM)
+        elif address >> 40 == 0x7F:
+            where = "libraries", hex(address >> 12)
+        else:
+            where = "other programs, the guest's too", hex(address >> 16)
+        parts[where[0]] += ran
+        functions[where] += ran
+    if "--guest-functions" in sys.argv:
+        names = {name for (part, name) in functions if part == "guest: kernel"}
+        print("\n".join(sorted(names)))
+        return
+    print(f"{sum(parts.values()) / 1e6:8.2f} million instructions")
+    for part, ran in parts.most_common():
+        print(f"{ran / 1e6:8.2f}  {part}")
+    print()
+    for (part, name), ran in functions.most_common(top):
+        print(f"{ran / 1e3:9.1f} thousand  {part:14} {name[:100]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+//! What `servin doctor` finds, on every host.
+
+use std::fmt::Write as _;
+
+/// One line of the answer.
+pub(crate) struct Finding {
+    pub(crate) topic: &'static str,
+    pub(crate) fine: bool,
+    pub(crate) text: String,
+    pub(crate) todo: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn good(topic: &'static str, text: impl Into<String>) -> Self {
+        Finding { topic, fine: true, text: text.into(), todo: None }
+    }
+
+    pub(crate) fn bad(topic: &'static str, text: impl Into<String>, todo: impl Into<String>) -> Self {
+        Finding { topic, fine: false, text: text.into(), todo: Some(todo.into()) }
+    }
+
+    pub(crate) fn and(mut self, todo: impl Into<String>) -> Self {
+        self.todo = Some(todo.into());
+        self
+    }
+}
+
+/// The findings, and what they come to.
+pub(crate) fn render(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mark = if finding.fine { "ok  " } else { "FAIL" };
+        let _ = writeln!(text, "{mark}  {:<11} {}", finding.topic, finding.text.replace('\n', " "));
+        if let Some(todo) = &finding.todo {
+            let _ = writeln!(text, "      {:<11} -> {todo}", "");
+        }
+    }
+    let able = findings.iter().all(|finding| finding.fine);
+    text.push_str(if able { "Containers can run here.\n" } else { "Containers cannot run here yet.\n" });
+    text
+}

@@ -1,0 +1,327 @@
+//! `servin network`.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, IsTerminal};
+
+use serde_json::{Map, Value, json};
+use servin_engine::Error as Failure;
+use servin_engine::container::{is_living, short};
+use servin_engine::image::Digest;
+use servin_engine::network::{NetworkError, Networks, NewNetwork, UserNetwork, is_built_in};
+use servin_engine::store::Store;
+use servin_engine::time::rfc3339;
+
+use super::containers::{each, open};
+use crate::args::{Global, SharedNetwork};
+use crate::error::{Error, Result};
+use crate::listing::Format;
+use crate::{output, spec};
+
+const COLUMNS: &[(&str, &str)] =
+    &[("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope")];
+/// Networks that are always there, with docker's drivers.
+const BUILT_IN: [(&str, &str); 2] = [("bridge", "bridge"), ("none", "null")];
+
+/// Does what was asked.
+pub(crate) fn run(global: &Global, typed: &SharedNetwork) -> Result<u8> {
+    let store = open(global)?;
+    let networks = Networks::new(&store);
+    match typed {
+        SharedNetwork::Create { name, subnet, gateway, internal, labels } => {
+            let labels = labels
+                .iter()
+                .map(|label| super::volume::label(label, "network"))
+                .collect::<Result<BTreeMap<_, _>>>()?;
+            let gateway = gateway.as_deref().map(|text| address("--gateway", text)).transpose()?;
+            let (name, subnet, internal) = (name.clone(), subnet.clone(), *internal);
+            let made = networks.create(&NewNetwork { name, subnet, gateway, internal, labels })?;
+            output::text(&format!("{}\n", made.id));
+        }
+        SharedNetwork::List { quiet, format, filter, no_trunc } => {
+            let format = Format::new(format.as_deref(), *quiet, "network")?;
+            let filters = filter.iter().map(|text| Filter::parse(text, true)).collect::<Result<Vec<_>>>()?;
+            let rows: Vec<Value> = all(&networks)?
+                .iter()
+                .filter(|(seen, _)| matches(seen, &filters))
+                .map(|(seen, network)| row(seen, network.as_ref(), *no_trunc))
+                .collect();
+            output::text(&format.show(&rows, COLUMNS, "ID")?);
+        }
+        SharedNetwork::Inspect { names, format } => return inspect(&store, names, format.as_deref()),
+        SharedNetwork::Remove { names, force } => {
+            return each(names, |name| match networks.remove(name) {
+                Err(Failure::Network(NetworkError::None { .. })) if *force => Ok(name.to_owned()),
+                done => Ok(done.map(|_| name.to_owned())?),
+            });
+        }
+        SharedNetwork::Connect { network, container, ip, aliases } => {
+            refuse_host(network)?;
+            let ip = ip.as_deref().map(|text| address("--ip", text)).transpose()?;
+            if is_built_in(network) && (ip.is_some() || !aliases.is_empty()) {
+                let what =
+                    format!("--ip and --alias need a network that was made, and {network} is always there");
+                return Err(Error::Usage { what, verb: "network".into() });
+            }
+            let record = store.containers().find(container)?;
+            networks.connect(&record, network, ip, aliases.clone())?;
+        }
+        SharedNetwork::Disconnect { network, container } => {
+            let record = store.containers().find(container)?;
+            networks.disconnect(&record, network)?;
+        }
+        SharedNetwork::Prune { force, filter } => return prune(&networks, *force, filter),
+    }
+    Ok(0)
+}
+
+fn refuse_host(network: &str) -> Result<()> {
+    if network == "host" {
+        let what = spec::NO_HOST_NETWORK.to_owned();
+        return Err(Error::Usage { what, verb: "network".into() });
+    }
+    Ok(())
+}
+
+fn address(flag: &'static str, text: &str) -> Result<std::net::Ipv4Addr> {
+    let bad = |_| Error::Value { flag, value: text.to_owned(), why: "it is an IPv4 address".into(), code: 1 };
+    text.parse().map_err(bad)
+}
+
+fn prune(networks: &Networks<'_>, force: bool, filter: &[String]) -> Result<u8> {
+    let filters = filter.iter().map(|text| Filter::parse(text, false)).collect::<Result<Vec<_>>>()?;
+    let what = "This removes all networks that no container is on";
+    if !force {
+        if !io::stdin().is_terminal() {
+            let what = format!("{}: say --force where nobody can be asked", what.replacen('T', "t", 1));
+            return Err(Error::Usage { what, verb: "network".into() });
+        }
+        eprint!("{what}. Continue? [y/N] ");
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer);
+        read.map_err(|source| Error::Host { what: "read the answer".into(), source, code: 1 })?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Ok(0);
+        }
+    }
+    let keep = |network: &UserNetwork| {
+        let seen = Seen { labels: network.labels.clone(), ..Seen::default() };
+        !filters.iter().all(|filter| filter.fits(&seen))
+    };
+    let gone = networks.prune(keep)?;
+    if !gone.is_empty() {
+        output::text(&format!("Deleted Networks:\n{}\n\n", gone.join("\n")));
+    }
+    Ok(0)
+}
+
+fn inspect(store: &Store, names: &[String], format: Option<&str>) -> Result<u8> {
+    super::inspect::show("network", names, format, |name| known(store, name))
+}
+
+/// The network of this name, as `servin inspect` shows it.
+pub(super) fn known(store: &Store, name: &str) -> Result<Value> {
+    refuse_host(name)?;
+    let name = if name == "default" { "bridge" } else { name };
+    let built_in = BUILT_IN.iter().find(|(known, _)| *known == name || built_in_id(known) == name);
+    if let Some((name, driver)) = built_in {
+        return Ok(json!({
+            "Name": name, "Id": built_in_id(name), "Created": "0001-01-01T00:00:00Z", "Scope": "local",
+            "Driver": driver, "EnableIPv4": true, "EnableIPv6": *name == "bridge",
+            "IPAM": { "Driver": "default", "Options": null, "Config": [] },
+            "Internal": false, "Attachable": false, "Ingress": false, "ConfigOnly": false,
+            // Each container has one of its own.
+            "Containers": {}, "Options": {}, "Labels": {},
+        }));
+    }
+    let networks = Networks::new(store);
+    let network = networks.find(name)?;
+    let prefix = network.subnet.prefix();
+    // As with docker, those that run.
+    let members: Map<String, Value> = networks
+        .members(&network.name)?
+        .into_iter()
+        .filter(|one| is_living(store, &one.container))
+        .map(|one| {
+            let about = json!({
+                "Name": one.name, "EndpointID": "", "MacAddress": one.mac.to_string(),
+                "IPv4Address": format!("{}/{prefix}", one.address), "IPv6Address": "",
+            });
+            (one.container, about)
+        })
+        .collect();
+    Ok(json!({
+        "Name": network.name, "Id": network.id, "Created": rfc3339(network.created_ns), "Scope": "local",
+        "Driver": "bridge", "EnableIPv4": true, "EnableIPv6": false,
+        "IPAM": {
+            "Driver": "default", "Options": {},
+            "Config": [{ "Subnet": network.subnet.to_string(), "Gateway": network.gateway.to_string() }],
+        },
+        "Internal": network.internal, "Attachable": false, "Ingress": false, "ConfigOnly": false,
+        "Containers": members, "Options": {}, "Labels": network.labels,
+    }))
+}
+
+/// The id of a network that is always there, the same everywhere.
+fn built_in_id(name: &str) -> String {
+    Digest::of(format!("servin network {name}").as_bytes()).hex()
+}
+
+/// What filters look at.
+#[derive(Debug, Default)]
+struct Seen {
+    name: String,
+    id: String,
+    driver: &'static str,
+    is_built_in: bool,
+    is_used: bool,
+    labels: BTreeMap<String, String>,
+}
+
+/// All networks by name, those that are always there among them.
+fn all(networks: &Networks<'_>) -> Result<Vec<(Seen, Option<UserNetwork>)>> {
+    let mut all = Vec::new();
+    for (name, driver) in BUILT_IN {
+        let (id, labels) = (built_in_id(name), BTreeMap::new());
+        all.push((Seen { name: name.into(), id, driver, is_built_in: true, is_used: true, labels }, None));
+    }
+    for network in networks.list()? {
+        let seen = Seen {
+            name: network.name.clone(),
+            id: network.id.clone(),
+            driver: "bridge",
+            is_built_in: false,
+            is_used: !networks.members(&network.name)?.is_empty(),
+            labels: network.labels.clone(),
+        };
+        all.push((seen, Some(network)));
+    }
+    all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+    Ok(all)
+}
+
+fn row(seen: &Seen, network: Option<&UserNetwork>, no_trunc: bool) -> Value {
+    let labels: Vec<String> = seen.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    json!({
+        "ID": if no_trunc { seen.id.clone() } else { short(&seen.id) },
+        "Name": seen.name,
+        "Driver": seen.driver,
+        "Scope": "local",
+        "IPv6": (seen.name == "bridge").to_string(),
+        "Internal": network.is_some_and(|network| network.internal).to_string(),
+        "Labels": labels.join(","),
+        "CreatedAt": rfc3339(network.map_or(0, |network| network.created_ns)),
+    })
+}
+
+/// One `--filter`.
+#[derive(Debug, PartialEq, Eq)]
+enum Filter {
+    /// A part of the name.
+    Name(String),
+    /// The beginning of the id.
+    Id(String),
+    /// The driver.
+    Driver(String),
+    /// A label, with this value or any, that is there or is not.
+    Label { name: String, value: Option<String>, there: bool },
+    /// No container is on it.
+    Dangling(bool),
+    /// It is always there.
+    BuiltIn(bool),
+    /// The only scope there is, or not.
+    Scope(bool),
+}
+
+impl Filter {
+    fn parse(text: &str, listing: bool) -> Result<Self> {
+        let bad = |why: &str| Error::Usage {
+            what: format!("invalid value \"{text}\" for --filter: {why}"),
+            verb: "network".into(),
+        };
+        let (name, value) = text.split_once('=').ok_or_else(|| bad("it is NAME=VALUE"))?;
+        let label = |there| {
+            let (name, value) = match value.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (value, None),
+            };
+            Filter::Label { name: name.to_owned(), value, there }
+        };
+        match name {
+            "label" => Ok(label(true)),
+            "label!" => Ok(label(false)),
+            "name" if listing => Ok(Filter::Name(value.to_owned())),
+            "id" if listing => Ok(Filter::Id(value.to_owned())),
+            "driver" if listing => Ok(Filter::Driver(value.to_owned())),
+            "scope" if listing => Ok(Filter::Scope(value == "local")),
+            "type" if listing => match value {
+                "builtin" => Ok(Filter::BuiltIn(true)),
+                "custom" => Ok(Filter::BuiltIn(false)),
+                _ => Err(bad("it is custom or builtin")),
+            },
+            "dangling" if listing => match value {
+                "true" | "1" => Ok(Filter::Dangling(true)),
+                "false" | "0" => Ok(Filter::Dangling(false)),
+                _ => Err(bad("it is true or false")),
+            },
+            _ => Err(bad("there is no such filter here")),
+        }
+    }
+
+    fn fits(&self, seen: &Seen) -> bool {
+        match self {
+            Filter::Name(part) => seen.name.contains(part),
+            Filter::Id(start) => seen.id.starts_with(start),
+            Filter::Driver(driver) => seen.driver == driver,
+            Filter::Label { name, value, there } => {
+                let found = seen.labels.get(name);
+                let fits = found.is_some_and(|found| value.as_ref().is_none_or(|value| value == found));
+                fits == *there
+            }
+            Filter::Dangling(dangling) => *dangling != seen.is_used,
+            Filter::BuiltIn(built_in) => *built_in == seen.is_built_in,
+            Filter::Scope(local) => *local,
+        }
+    }
+}
+
+/// Whether a network fits: of several filters of one kind one is enough, as docker has it, but for labels, which all must.
+fn matches(seen: &Seen, filters: &[Filter]) -> bool {
+    let kind = std::mem::discriminant::<Filter>;
+    filters.iter().all(|filter| match filter {
+        Filter::Label { .. } => filter.fits(seen),
+        _ => filters.iter().any(|other| kind(other) == kind(filter) && other.fits(seen)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_choose_by_what_a_network_is() {
+        let labels = BTreeMap::from([("tier".to_owned(), "db".to_owned())]);
+        let seen = Seen {
+            name: "backend".into(),
+            id: "abc123".into(),
+            driver: "bridge",
+            is_built_in: false,
+            is_used: true,
+            labels,
+        };
+        let fits = |texts: &[&str]| {
+            let filters: Vec<Filter> = texts.iter().map(|text| Filter::parse(text, true).unwrap()).collect();
+            matches(&seen, &filters)
+        };
+        assert!(fits(&["name=end"]) && !fits(&["name=x"]) && fits(&["name=x", "name=back"]));
+        assert!(
+            fits(&["id=abc"]) && !fits(&["id=c1"]) && fits(&["driver=bridge"]) && !fits(&["driver=null"])
+        );
+        assert!(fits(&["type=custom"]) && !fits(&["type=builtin"]) && fits(&["dangling=false"]));
+        assert!(fits(&["label=tier", "label=tier=db"]) && !fits(&["label=tier", "label=x"]));
+        assert!(!fits(&["name=back", "dangling=true"]) && fits(&["scope=local"]) && !fits(&["scope=swarm"]));
+        for bad in ["tier", "dangling=maybe", "size=1", "type=x"] {
+            assert!(Filter::parse(bad, true).unwrap_err().to_string().contains(bad), "{bad}");
+        }
+        assert!(Filter::parse("name=x", false).is_err(), "prune chooses by label alone");
+    }
+}

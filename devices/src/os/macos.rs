@@ -1,0 +1,50 @@
+//! macOS.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType, sockopt};
+
+/// Nothing of each send: [`quiet`] says it of the socket.
+pub(crate) const NO_SIGNAL: SendFlags = SendFlags::empty();
+
+/// Fills `bytes` with random ones, of the quality that keys need.
+///
+/// # Errors
+/// The system's device of random bytes cannot be read.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    File::open("/dev/urandom")?.read_exact(bytes)
+}
+
+/// A socket that does not block and that no other program inherits.
+pub(crate) fn socket(
+    family: AddressFamily,
+    kind: SocketType,
+    protocol: Option<Protocol>,
+) -> Result<OwnedFd, Errno> {
+    let socket = rustix::net::socket(family, kind, protocol)?;
+    rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    sockopt::set_socket_nosigpipe(&socket, true)?;
+    Ok(socket)
+}
+
+/// Makes sends on a socket raise no signal, where that is said of the socket and not of each send.
+pub(crate) fn quiet<Fd: AsFd>(socket: Fd) -> io::Result<()> {
+    Ok(sockopt::set_socket_nosigpipe(socket, true)?)
+}
+
+/// Gives the blocks of a range back, so that it reads as zeroes; false where that cannot be done. There is no such call for
+/// any range: `fcntl(F_PUNCHHOLE)` wants whole blocks, which only the file system knows.
+#[allow(clippy::unnecessary_wraps)]
+pub(crate) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Zeroes a range and keeps its blocks; false where that cannot be done but by writing.
+#[allow(clippy::unnecessary_wraps)]
+pub(crate) fn zero_range(_: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}

@@ -1,0 +1,60 @@
+//! What the hosts have in common but say differently; one leaf file each.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as host;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "macos")]
+use macos as host;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as host;
+
+pub use host::random;
+#[cfg(unix)]
+pub(crate) use host::{NO_SIGNAL, quiet, socket};
+pub(crate) use host::{punch_hole, zero_range};
+#[cfg(windows)]
+pub use host::{read_exact_at, write_all_at};
+
+/// Reads exactly `into` from `file` at `offset`.
+///
+/// # Errors
+/// The error of `pread(2)`, or the file is too short.
+#[cfg(unix)]
+pub fn read_exact_at(file: &std::fs::File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
+}
+
+/// Writes all of `from` to `file` at `offset`.
+///
+/// # Errors
+/// The error of `pwrite(2)`.
+#[cfg(unix)]
+pub fn write_all_at(file: &std::fs::File, from: &[u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, from, offset)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn random_bytes_fill_the_whole_of_what_was_given() {
+        let mut bytes = [0; 4096];
+        super::random(&mut bytes).unwrap();
+        // Eight zeroes in a row at the end would be one chance in 2^64.
+        assert_ne!(bytes[4088..], [0; 8]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_socket_does_not_block_and_is_closed_in_children() {
+        use rustix::net::{AddressFamily, SocketType};
+        let socket = super::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        assert!(rustix::fs::fcntl_getfl(&socket).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+        assert!(rustix::io::fcntl_getfd(&socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        super::quiet(&socket).unwrap();
+    }
+}

@@ -1,0 +1,331 @@
+//! Locks on shares: among the processes of one guest, between two guests, and with processes of the host.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
+
+use super::super::host::{HostFs, Options};
+use super::super::locks::MAX_OWNERS;
+use super::super::memfs::MemFs;
+use super::super::readonly::ReadOnly;
+use super::super::testing::Client;
+use super::super::vfs::{Errno, LAST_BYTE, ROOT};
+use crate::lock::{self, Kind, Range};
+
+const RDONLY: u32 = 0;
+const WRONLY: u32 = 1;
+const RDWR: u32 = 2;
+/// Kinds of locks in requests.
+const SHARED: u32 = 0;
+const EXCLUSIVE: u32 = 1;
+const NONE: u32 = 2;
+const ALL: (u64, u64) = (0, LAST_BYTE);
+
+fn share(path: &Path) -> Client {
+    Client::new(Box::new(HostFs::directory(path, Options::default()).unwrap()))
+}
+
+/// One guest: on a file system in memory, on a directory of the host, and on the latter on the device's own thread.
+fn one_guest(check: impl Fn(&mut Client)) {
+    check(&mut Client::new(Box::new(MemFs::new(1 << 20))));
+    let dir = tempfile::tempdir().unwrap();
+    check(&mut share(dir.path()));
+    let dir = tempfile::tempdir().unwrap();
+    check(&mut Client::threaded(Box::new(HostFs::directory(dir.path(), Options::default()).unwrap())));
+}
+
+/// Two guests that share a directory, inline and each on a thread; with the open file of each.
+fn two_guests(check: impl Fn(&Path, &mut Client, u64, &mut Client, u64)) {
+    for threaded in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let start = || {
+            let fs = Box::new(HostFs::directory(dir.path(), Options::default()).unwrap());
+            if threaded { Client::threaded(fs) } else { Client::new(fs) }
+        };
+        let (mut one, mut two) = (start(), start());
+        let (_, first) = one.create(ROOT, "file", RDWR, 0o666).unwrap();
+        let node = two.lookup(ROOT, "file").unwrap().node;
+        let second = two.open(node, RDWR).unwrap();
+        check(dir.path(), &mut one, first, &mut two, second);
+    }
+}
+
+#[test]
+fn owners_of_one_guest_keep_each_other_out_and_are_told_by_whom() {
+    one_guest(|fs| {
+        let (file, handle) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
+        let other = fs.open(file.node, RDWR).unwrap();
+        fs.setlk(handle, 7, EXCLUSIVE, (10, 19)).unwrap();
+        assert_eq!(fs.setlk(other, 8, SHARED, (0, 10)), Err(Errno::AGAIN));
+        assert_eq!(fs.getlk(other, 8, SHARED, ALL).unwrap(), (EXCLUSIVE, (10, 19), 7));
+        assert_eq!(fs.getlk(handle, 7, EXCLUSIVE, ALL).unwrap().0, NONE, "one's own");
+        fs.setlk(other, 8, SHARED, (20, LAST_BYTE)).unwrap();
+        fs.setlk(handle, 7, SHARED, (10, 14)).unwrap();
+        fs.setlk(other, 8, SHARED, (0, 14)).unwrap();
+        assert_eq!(
+            fs.setlk(other, 8, SHARED, (0, 15)),
+            Err(Errno::AGAIN),
+            "the rest of it is exclusive still"
+        );
+        fs.setlk(handle, 7, NONE, ALL).unwrap();
+        fs.setlk(other, 8, SHARED, (0, 15)).unwrap();
+        // Closing any descriptor of a file gives all of the process's locks up.
+        fs.flush(handle, 8).unwrap();
+        fs.setlk(handle, 7, EXCLUSIVE, ALL).unwrap();
+    });
+}
+
+#[test]
+fn a_file_must_be_open_for_what_its_lock_keeps_away() {
+    one_guest(|fs| {
+        let (file, _) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
+        let reader = fs.open(file.node, RDONLY).unwrap();
+        let writer = fs.open(file.node, WRONLY).unwrap();
+        assert_eq!(fs.setlk(reader, 7, EXCLUSIVE, ALL), Err(Errno::BADF));
+        assert_eq!(fs.setlk(writer, 7, SHARED, ALL), Err(Errno::BADF));
+        assert_eq!(fs.setlk(99, 7, SHARED, ALL), Err(Errno::BADF));
+        // One owner's lock grows through another open file, and nobody else comes in between.
+        fs.setlk(reader, 7, SHARED, (0, 9)).unwrap();
+        fs.setlk(reader, 8, SHARED, (100, 109)).unwrap();
+        fs.setlk(writer, 7, EXCLUSIVE, (5, 20)).unwrap();
+        assert_eq!(fs.setlk(reader, 8, SHARED, (5, 5)), Err(Errno::AGAIN));
+        fs.setlk(reader, 8, SHARED, (0, 4)).unwrap();
+        assert_eq!(fs.setlk(writer, 7, EXCLUSIVE, (90, 100)), Err(Errno::AGAIN));
+        assert_eq!(fs.setlk(writer, 9, EXCLUSIVE, (0, 0)), Err(Errno::AGAIN));
+        // Bad ranges and kinds.
+        assert_eq!(fs.setlk(reader, 7, SHARED, (5, 4)), Err(Errno::INVAL));
+        assert_eq!(fs.setlk(reader, 7, SHARED, (5, LAST_BYTE + 1)), Err(Errno::INVAL));
+        assert_eq!(fs.setlk(reader, 7, 3, ALL), Err(Errno::INVAL));
+        assert_eq!(fs.getlk(reader, 7, NONE, ALL), Err(Errno::INVAL));
+    });
+}
+
+#[test]
+fn locks_of_open_files_end_with_them_and_leave_ranges_alone() {
+    one_guest(|fs| {
+        let (file, one) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
+        let two = fs.open(file.node, RDONLY).unwrap();
+        fs.flock(one, SHARED).unwrap();
+        fs.flock(two, SHARED).unwrap();
+        assert_eq!(fs.flock(two, EXCLUSIVE), Err(Errno::AGAIN));
+        fs.setlk(one, 7, EXCLUSIVE, ALL).unwrap();
+        fs.flush(one, 7).unwrap();
+        assert_eq!(
+            fs.flock(two, EXCLUSIVE),
+            Err(Errno::AGAIN),
+            "closing a descriptor is not closing the file"
+        );
+        fs.release(one).unwrap();
+        fs.flock(two, EXCLUSIVE).unwrap();
+        fs.flock(two, NONE).unwrap();
+        let three = fs.open(file.node, RDONLY).unwrap();
+        fs.flock(three, EXCLUSIVE).unwrap();
+        // A range locked by an open file itself (F_OFD_SETLK in the guest) has no other end than the file's.
+        fs.setlk(two, 1234, SHARED, ALL).unwrap();
+        fs.release(two).unwrap();
+        let four = fs.open(file.node, RDWR).unwrap();
+        fs.setlk(four, 9, EXCLUSIVE, ALL).unwrap();
+    });
+}
+
+#[test]
+fn a_waiting_request_is_answered_when_its_guest_gives_the_lock_up() {
+    one_guest(|fs| {
+        let (file, handle) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
+        fs.setlk(handle, 7, EXCLUSIVE, ALL).unwrap();
+        let waits = fs.ask_lock(handle, 8, EXCLUSIVE, (0, 9), false);
+        let also = fs.ask_lock(handle, 9, EXCLUSIVE, (0, 9), false);
+        // Others are served meanwhile.
+        assert_eq!(fs.getattr(file.node).unwrap().size, 0);
+        let after = fs.ask_lock(handle, 7, NONE, ALL, false);
+        let mut answers = [fs.answer(), fs.answer()];
+        answers.sort_by_key(|answer| answer.0);
+        assert_eq!(answers, [(waits, Ok(())), (after, Ok(()))], "the first in line has it");
+        let closes = fs.ask_lock(handle, 8, NONE, (9, 9), false);
+        assert_eq!(fs.answer(), (closes, Ok(())), "a part of the range is not enough");
+        fs.rig.run();
+        assert_eq!(fs.answered(), None);
+        let closes = fs.ask_lock(handle, 8, NONE, (0, 8), false);
+        let mut answers = [fs.answer(), fs.answer()];
+        answers.sort_by_key(|answer| answer.0);
+        assert_eq!(answers, [(also, Ok(())), (closes, Ok(()))]);
+    });
+}
+
+#[test]
+fn a_waiting_request_is_given_up_when_it_is_interrupted_even_before_it_was_seen() {
+    one_guest(|fs| {
+        let (file, one) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
+        let two = fs.open(file.node, RDWR).unwrap();
+        fs.flock(one, EXCLUSIVE).unwrap();
+        let waits = fs.ask_lock(two, two, SHARED, ALL, true);
+        fs.interrupt(waits);
+        assert_eq!(fs.answer(), (waits, Err(Errno::INTR)));
+        fs.interrupt(waits + 2);
+        let waits = fs.ask_lock(two, two, SHARED, ALL, true);
+        assert_eq!(fs.answer(), (waits, Err(Errno::INTR)), "the interrupt was faster");
+        let waits = fs.ask_lock(two, two, SHARED, ALL, true);
+        fs.interrupt(waits + 1000);
+        fs.rig.run();
+        assert_eq!(fs.answered(), None);
+        let ends = fs.ask_lock(one, one, NONE, ALL, true);
+        let mut answers = [fs.answer(), fs.answer()];
+        answers.sort_by_key(|answer| answer.0);
+        assert_eq!(answers, [(waits, Ok(())), (ends, Ok(()))]);
+    });
+}
+
+#[test]
+fn what_a_guest_may_hold_and_wait_for_is_bounded() {
+    one_guest(|fs| {
+        fs.reset(!(1 << VIRTIO_RING_F_INDIRECT_DESC));
+        let (_, handle) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
+        for owner in 0..MAX_OWNERS as u64 {
+            fs.setlk(handle, owner, SHARED, (0, 0)).unwrap();
+        }
+        assert_eq!(fs.setlk(handle, 1 << 20, SHARED, (0, 0)), Err(Errno::NOLCK));
+        fs.flush(handle, 5).unwrap();
+        fs.setlk(handle, 1 << 20, SHARED, (0, 0)).unwrap();
+        // Waiting requests leave room in the ring (three descriptors each here) for those that end the wait.
+        let asked: Vec<_> = (0..=super::super::waiting::MOST)
+            .map(|_| fs.ask_lock(handle, 1, EXCLUSIVE, (0, 0), false))
+            .collect();
+        let (first, last) = (asked[0], asked[super::super::waiting::MOST]);
+        assert_eq!(fs.answer(), (last, Err(Errno::NOLCK)));
+        fs.interrupt(first);
+        assert_eq!(fs.answer(), (first, Err(Errno::INTR)));
+    });
+}
+
+#[test]
+fn two_guests_and_the_host_keep_each_other_out() {
+    two_guests(|dir, one, first, two, second| {
+        one.setlk(first, 7, EXCLUSIVE, (0, 9)).unwrap();
+        assert_eq!(
+            two.setlk(second, 7, EXCLUSIVE, (0, 9)),
+            Err(Errno::AGAIN),
+            "the same owner, another guest"
+        );
+        assert_eq!(
+            two.getlk(second, 7, SHARED, ALL).unwrap(),
+            (EXCLUSIVE, (0, 9), 0),
+            "a process of nobody's here"
+        );
+        two.setlk(second, 7, EXCLUSIVE, (10, 19)).unwrap();
+        let host = std::fs::OpenOptions::new().read(true).write(true).open(dir.join("file")).unwrap();
+        let range = |start, end| Range { start, end };
+        assert!(lock::set(host.as_fd(), range(5, 5), Some(Kind::Shared)).is_err());
+        assert!(lock::set(host.as_fd(), range(15, 15), Some(Kind::Shared)).is_err());
+        lock::set(host.as_fd(), range(20, 29), Some(Kind::Exclusive)).unwrap();
+        assert_eq!(one.setlk(first, 7, SHARED, (20, 20)), Err(Errno::AGAIN));
+        // A wait ends when the other guest, or the host, gives the lock up.
+        let waits = one.ask_lock(first, 7, EXCLUSIVE, (10, 29), false);
+        two.flush(second, 7).unwrap();
+        one.rig.run();
+        assert_eq!(one.answered(), None, "the host has a part of it");
+        drop(host);
+        assert_eq!(one.answer(), (waits, Ok(())));
+    });
+}
+
+#[test]
+fn locks_of_open_files_hold_between_guests_and_against_the_host() {
+    two_guests(|dir, one, first, two, second| {
+        one.flock(first, EXCLUSIVE).unwrap();
+        assert_eq!(two.flock(second, SHARED), Err(Errno::AGAIN));
+        let host = std::fs::File::open(dir.join("file")).unwrap();
+        assert!(host.try_lock_shared().is_err());
+        let waits = two.ask_lock(second, second, SHARED, ALL, true);
+        one.release(first).unwrap();
+        assert_eq!(two.answer(), (waits, Ok(())));
+        host.lock_shared().unwrap();
+        assert!(host.try_lock().is_err());
+    });
+}
+
+#[test]
+fn a_reset_gives_every_lock_up_and_forgets_who_waits() {
+    two_guests(|_, one, first, two, second| {
+        one.setlk(first, 7, EXCLUSIVE, ALL).unwrap();
+        one.flock(first, EXCLUSIVE).unwrap();
+        two.ask_lock(second, 7, EXCLUSIVE, ALL, false);
+        two.rig.run();
+        two.reset(u64::MAX);
+        one.reset(u64::MAX);
+        let node = two.lookup(ROOT, "file").unwrap().node;
+        let handle = two.open(node, RDWR).unwrap();
+        two.setlk(handle, 7, EXCLUSIVE, ALL).unwrap();
+        two.flock(handle, EXCLUSIVE).unwrap();
+        assert_eq!(two.answered(), None);
+    });
+}
+
+#[test]
+fn a_read_only_share_takes_shared_locks_and_leaves_the_file_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), b"contents").unwrap();
+    let inner = HostFs::directory(dir.path(), Options::default()).unwrap();
+    let mut fs = Client::new(Box::new(ReadOnly(inner)));
+    let node = fs.lookup(ROOT, "file").unwrap().node;
+    let handle = fs.open(node, RDONLY).unwrap();
+    assert_eq!(fs.setlk(handle, 7, EXCLUSIVE, ALL), Err(Errno::BADF));
+    fs.setlk(handle, 7, SHARED, ALL).unwrap();
+    let host = std::fs::OpenOptions::new().read(true).write(true).open(dir.path().join("file")).unwrap();
+    let all = Range { start: 0, end: LAST_BYTE };
+    assert!(lock::set(host.as_fd(), all, Some(Kind::Exclusive)).is_err());
+    fs.flock(handle, EXCLUSIVE).unwrap();
+    fs.release(handle).unwrap();
+    lock::set(host.as_fd(), all, Some(Kind::Exclusive)).unwrap();
+}
+
+#[test]
+fn saved_locks_are_taken_back_or_the_restore_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut before = share(dir.path());
+    let (file, handle) = before.create(ROOT, "file", RDWR, 0o600).unwrap();
+    let other = before.open(file.node, RDWR).unwrap();
+    before.setlk(handle, 7, EXCLUSIVE, (0, 9)).unwrap();
+    before.setlk(handle, 7, SHARED, (20, 29)).unwrap();
+    before.flock(handle, SHARED).unwrap();
+    let waits = before.ask_lock(other, 8, EXCLUSIVE, (5, 5), false);
+    before.rig.transport().pause();
+    let why = before.rig.transport().save().unwrap_err().to_string();
+    assert!(why.contains("waits for a lock"), "{why}");
+    before.rig.transport().resume().unwrap();
+    before.interrupt(waits);
+    assert_eq!(before.answer(), (waits, Err(Errno::INTR)));
+    before.rig.transport().pause();
+    let saved = before.rig.transport().save().unwrap();
+
+    let mem = std::sync::Arc::clone(before.rig.shared_mem());
+    let restore = || {
+        let fs = Box::new(HostFs::directory(dir.path(), Options::default()).unwrap());
+        let mut after = crate::virtio::MmioTransport::new(
+            Box::new(super::super::Fs::new("share", fs).unwrap()),
+            std::sync::Arc::clone(&mem),
+            std::sync::Arc::new(crate::testing::CountingLine::default()),
+            crate::virtio::Activation::Inline,
+        )
+        .unwrap();
+        after.restore(&saved).map(|()| after)
+    };
+    let why = restore().unwrap_err().to_string();
+    assert!(why.contains("process 7 had locked"), "the guest that was saved has them still: {why}");
+    // It goes, and so do its locks: somebody else takes one of them.
+    drop(before);
+    let open = || std::fs::OpenOptions::new().read(true).write(true).open(dir.path().join("file")).unwrap();
+    let lock = |host: &std::fs::File, at, kind| {
+        lock::set(host.as_fd(), Range { start: at, end: at }, Some(kind)).is_ok()
+    };
+    let host = open();
+    assert!(lock(&host, 9, Kind::Shared));
+    assert!(restore().is_err());
+    drop(host);
+    let restored = restore().unwrap();
+    let host = open();
+    assert!(!lock(&host, 9, Kind::Shared) && !lock(&host, 20, Kind::Exclusive));
+    assert!(lock(&host, 20, Kind::Shared) && host.try_lock().is_err());
+    drop(restored);
+    host.try_lock().unwrap();
+}

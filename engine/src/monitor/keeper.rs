@@ -1,0 +1,207 @@
+//! What remains of a container outside its machine: the row, the run directory and the events, kept by its monitor.
+
+use std::path::PathBuf;
+
+use super::session::Record;
+use super::wire::Exit;
+use crate::container::{Config, Health, Request, RootSource, RunDir, Update, remove_container};
+use crate::events::Events;
+use crate::snapshot::{About, Draft, Snapshots, Target};
+use crate::store::{self, State, Store, now_ns};
+use crate::{Error, Result, chain};
+
+/// The container's row and run directory.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(super) store: Store,
+    record: store::Record,
+    /// The row goes with the run.
+    remove: bool,
+    /// The machine does not run the container, so that the row stays as it is.
+    files_only: bool,
+    run: Option<RunDir>,
+    /// The record has more than the row.
+    unsettled: bool,
+    events: Events,
+    /// The image or directory, as it was written.
+    image: String,
+    /// Events that are told when nobody waits any more.
+    untold: Vec<&'static str>,
+    /// A snapshot on its way.
+    draft: Option<Draft>,
+}
+
+impl Keeper {
+    /// Of a container whose row is there; `created` if it is new, `files_only` for a machine that serves files alone.
+    pub(super) fn new(
+        store: Store,
+        record: store::Record,
+        run: RunDir,
+        request: &Request,
+        created: bool,
+        files_only: bool,
+    ) -> Self {
+        let image = match &request.root {
+            RootSource::Image(name) => name.clone(),
+            RootSource::Directory(dir) => dir.to_string(),
+        };
+        Keeper {
+            events: Events::new(store.root()),
+            store,
+            record,
+            remove: request.remove && !files_only,
+            files_only,
+            run: Some(run),
+            unsettled: false,
+            image,
+            untold: if created { vec!["create"] } else { Vec::new() },
+            draft: None,
+        }
+    }
+
+    /// Tells the events of the start.
+    fn tell(&mut self) {
+        for action in std::mem::take(&mut self.untold) {
+            self.event(action, &[]);
+        }
+    }
+
+    fn write(&self, what: &str) {
+        if let Err(error) = self.store.containers().update(&self.record) {
+            ::log::error!("cannot record {what}: {}", chain(&error));
+        }
+    }
+
+    fn over(&mut self, state: State, exit: &Exit, error: &str) {
+        self.unsettled = false;
+        self.record.state = state;
+        self.record.exit_code = Some(i32::from(exit.code));
+        self.record.oom = exit.oom;
+        self.record.error = error.to_owned();
+        self.record.finished_ns = Some(now_ns());
+    }
+
+    fn tell_end(&mut self, exit: &Exit) {
+        self.tell();
+        if exit.oom {
+            self.event("oom", &[]);
+        }
+        self.event("die", &[("exitCode", &exit.code.to_string())]);
+    }
+}
+
+impl Record for Keeper {
+    fn started(&mut self) {
+        if self.files_only {
+            return;
+        }
+        self.record.state = State::Running;
+        self.record.started_ns = Some(now_ns());
+        self.record.pid = i32::try_from(std::process::id()).ok();
+        (self.record.exit_code, self.record.oom) = (None, false);
+        self.record.error.clear();
+        self.unsettled = true;
+        self.untold.push("start");
+    }
+
+    fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.unsettled) {
+            self.write("that the container runs");
+            self.tell();
+        }
+    }
+
+    fn resting(&mut self, exit: &Exit, error: &str) {
+        self.over(State::Restarting, exit, error);
+        self.record.restarts = self.record.restarts.saturating_add(1);
+        self.write("that the container is started again");
+        self.tell_end(exit);
+    }
+
+    fn ended(&mut self, exit: &Exit, error: &str) {
+        let mut done = Ok(());
+        self.draft = None;
+        if !self.files_only {
+            self.over(State::Exited, exit, error);
+            self.record.pid = None;
+            done = self.store.containers().update(&self.record).and_then(|()| {
+                if self.remove { remove_container(&self.store, &self.record, true) } else { Ok(()) }
+            });
+        }
+        let removed = self.run.take().map_or(Ok(()), RunDir::remove);
+        if !self.files_only {
+            self.tell_end(exit);
+            if self.remove && done.is_ok() {
+                self.event("destroy", &[]);
+            }
+        }
+        for error in [done, removed].into_iter().filter_map(Result::err) {
+            ::log::error!("cannot record the container's end: {}", chain(&error));
+        }
+    }
+
+    fn paused(&mut self, paused: bool) {
+        self.record.state = if paused { State::Paused } else { State::Running };
+        self.write("the pause");
+        self.event(if paused { "pause" } else { "unpause" }, &[]);
+    }
+
+    fn updated(&mut self, update: &Update) {
+        if let Err(error) =
+            change(&mut self.record, update).and_then(|()| self.store.containers().update(&self.record))
+        {
+            ::log::error!("cannot record the new limits: {}", chain(&error));
+        }
+        self.event("update", &[]);
+    }
+
+    fn checked(&mut self, health: &Health, changed: bool) {
+        if let Err(error) = health.write(&self.store.container_dir(&self.record.id)) {
+            ::log::error!("cannot record the container's health: {}", chain(&error));
+        }
+        if changed {
+            self.event(&format!("health_status: {}", health.status), &[]);
+        }
+    }
+
+    fn begin_snapshot(&mut self, target: &Target) -> Result<(), String> {
+        self.draft = Some(Snapshots::new(&self.store).draft(target).map_err(|error| chain(&error))?);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Option<PathBuf> {
+        self.draft.as_ref().map(|draft| draft.path().to_path_buf())
+    }
+
+    fn keep_snapshot(&mut self) -> Result<(), String> {
+        let draft = self.draft.take().ok_or("no snapshot was begun")?;
+        About::new(&self.store, &self.record)
+            .and_then(|about| draft.finish(&about))
+            .map_err(|error| chain(&error))
+    }
+
+    fn drop_snapshot(&mut self) {
+        self.draft = None;
+    }
+
+    fn event(&mut self, action: &str, attributes: &[(&str, &str)]) {
+        let own = [("image", self.image.as_str()), ("name", self.record.name.as_str())];
+        self.events.add("container", action, &self.record.id, &[&own, attributes].concat());
+    }
+}
+
+/// Writes new limits into a container's row.
+///
+/// # Errors
+/// If the row's configuration cannot be read.
+pub fn change(record: &mut store::Record, update: &Update) -> Result<()> {
+    let json = |source| Error::Json { what: "the container's record".into(), source };
+    let mut config: Config = serde_json::from_str(&record.config).map_err(json)?;
+    update.apply(&mut config.request);
+    record.config = serde_json::to_string(&config).map_err(json)?;
+    Ok(())
+}

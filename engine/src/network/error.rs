@@ -1,0 +1,128 @@
+//! What can be wrong with networks that containers share.
+
+use std::net::Ipv4Addr;
+
+/// See the module's description.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// A name that no network can have.
+    #[error(
+        "\"{name}\" is no name for a network: it has letters, digits, \"_\", \".\" and \"-\", begins with a letter or digit, and is no longer than 128 bytes"
+    )]
+    Name {
+        /// What was asked for.
+        name: String,
+    },
+    /// A network that is always there.
+    #[error("the network \"{name}\" is always there: it is neither made nor removed")]
+    BuiltIn {
+        /// Its name.
+        name: String,
+    },
+    /// There is one of this name.
+    #[error("there is a network \"{name}\" already: remove it, or choose another name")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// There is none.
+    #[error("no such network: {name} (see \"servin network ls\")")]
+    None {
+        /// What was asked for.
+        name: String,
+    },
+    /// Several ids begin so.
+    #[error("the id {prefix} is that of {count} networks: give more digits")]
+    Ambiguous {
+        /// The digits.
+        prefix: String,
+        /// How many.
+        count: usize,
+    },
+    /// A subnet that cannot be used.
+    #[error("the subnet {text} cannot be used: {why}")]
+    Subnet {
+        /// What was asked for.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// No subnet is left to be chosen.
+    #[error("all subnets from 10.89.0.0/24 to 10.89.255.0/24 are in use: name one with --subnet")]
+    NoSubnet,
+    /// An address that a container cannot have.
+    #[error("the container cannot have the address {address} in network {network}: {why}")]
+    Address {
+        /// What was asked for.
+        address: String,
+        /// The network.
+        network: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Every address is taken.
+    #[error(
+        "network {network} has no free address in {subnet}: remove containers of it, or make a larger network"
+    )]
+    Full {
+        /// The network.
+        network: String,
+        /// Its addresses.
+        subnet: String,
+    },
+    /// It has members.
+    #[error("network {name} is used by: {users}. Remove these, or disconnect them, first")]
+    InUse {
+        /// The network.
+        name: String,
+        /// Names of containers.
+        users: String,
+    },
+    /// Ports cannot be published from it.
+    #[error("network {network} is internal: no port can be published from it")]
+    Internal {
+        /// The network.
+        network: String,
+    },
+    /// A container runs.
+    #[error("container {container} is running: its network card stays where it is until it has stopped")]
+    Running {
+        /// The container.
+        container: String,
+    },
+    /// It is on a network already.
+    #[error(
+        "container {container} has one network card, on network {network}: disconnect it from there first"
+    )]
+    Connected {
+        /// The container.
+        container: String,
+        /// Where it is.
+        network: String,
+    },
+    /// It is not on that network.
+    #[error("container {container} is not on network {network}")]
+    NotConnected {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// A name for a container that cannot be looked up.
+    #[error(
+        "\"{alias}\" is no name that can be looked up: it has letters, digits, \"_\", \".\" and \"-\", and at most 63 of them between dots"
+    )]
+    Alias {
+        /// What was asked for.
+        alias: String,
+    },
+    /// The gateway of a new network.
+    #[error("{gateway} cannot be the gateway of {subnet}: it is no address of a host there")]
+    Gateway {
+        /// What was asked for.
+        gateway: Ipv4Addr,
+        /// The network.
+        subnet: String,
+    },
+}

@@ -1,0 +1,202 @@
+//! Networks in the store, with containers of a root directory and no machines.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::container::{self, Config, Request, RootSource};
+use crate::store::{Record, Store};
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("root")).unwrap();
+    (dir, store)
+}
+
+fn make(store: &Store, name: &str, subnet: Option<&str>) -> UserNetwork {
+    let new = NewNetwork { name: name.into(), subnet: subnet.map(Into::into), ..NewNetwork::default() };
+    Networks::new(store).create(&new).unwrap()
+}
+
+fn request(name: &str, change: impl FnOnce(&mut Networking)) -> Request {
+    let mut request = Request::new(RootSource::Directory("/".into()));
+    (request.name, request.args) = (Some(name.into()), vec!["true".into()]);
+    change(&mut request.network);
+    request
+}
+
+fn on(network: &str) -> impl FnOnce(&mut Networking) {
+    let mode = Mode::Shared(network.into());
+    |asked| asked.mode = mode
+}
+
+fn container(store: &Store, name: &str, network: &str) -> Record {
+    container::create(store, &request(name, on(network))).unwrap()
+}
+
+fn networking(store: &Store, record: &Record) -> Networking {
+    let record = store.containers().get(&record.id).unwrap().unwrap();
+    serde_json::from_str::<Config>(&record.config).unwrap().request.network
+}
+
+fn lines(store: &Store, network: &str) -> Vec<String> {
+    let file = store.root().join("networks").join(network).join("members");
+    std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn error<T: std::fmt::Debug>(done: Result<T>) -> String {
+    done.unwrap_err().to_string()
+}
+
+#[test]
+fn networks_have_subnets_of_their_own_and_names_that_can_be_names() {
+    let (_dir, store) = store();
+    let networks = Networks::new(&store);
+    let (one, two) = (make(&store, "one", None), make(&store, "two", None));
+    assert!(!one.subnet.overlaps(two.subnet) && one.subnet.to_string().starts_with("10.89."));
+    assert!(one.subnet.has_host(one.gateway) && one.id.len() == 64 && one.id != two.id);
+    let labels = BTreeMap::from([("tier".to_owned(), "db".to_owned())]);
+    let new = NewNetwork {
+        name: "own".into(),
+        subnet: Some("172.30.0.0/16".into()),
+        gateway: Some([172, 30, 9, 9].into()),
+        internal: true,
+        labels,
+    };
+    let own = networks.create(&new).unwrap();
+    assert_eq!(networks.list().unwrap(), [one.clone(), own.clone(), two]);
+    assert_eq!(networks.find(&own.id[..20]).unwrap(), own);
+    let refused = |name: &str, subnet: Option<&str>, gateway: Option<Ipv4Addr>| {
+        let subnet = subnet.map(Into::into);
+        error(networks.create(&NewNetwork { name: name.into(), subnet, gateway, ..NewNetwork::default() }))
+    };
+    assert!(refused("one", None, None).contains("already"));
+    for name in ["bridge", "host", "none", "default"] {
+        assert!(refused(name, None, None).contains("always there"), "{name}");
+    }
+    for name in ["", "-x", "../x", "a b", &"x".repeat(129)] {
+        assert!(refused(name, None, None).contains("no name"), "{name}");
+    }
+    assert!(refused("x", Some("172.30.7.0/24"), None).contains("network own has 172.30.0.0/16"));
+    assert!(refused("x", Some("10.1.1.1/24"), None).contains("10.1.1.0"));
+    assert!(refused("x", Some("10.1.1.0/24"), Some([10, 1, 2, 1].into())).contains("gateway"));
+    assert!(matches!(networks.find("zero"), Err(Error::Network(NetworkError::None { .. }))));
+}
+
+#[test]
+fn every_container_has_addresses_of_its_own_and_gives_them_back() {
+    let (_dir, store) = store();
+    make(&store, "net", Some("10.7.0.0/29"));
+    let a = container(&store, "a", "net");
+    let asked = request("b", |asked| {
+        on("net")(asked);
+        (asked.address, asked.mac) = (Some([10, 7, 0, 5].into()), Some([2, 0, 0, 0, 0, 9]));
+        asked.aliases = vec!["DB".into(), "b".into()];
+    });
+    let b = container::create(&store, &asked).unwrap();
+    let c = container(&store, "c", "net");
+    assert_eq!(
+        lines(&store, "net"),
+        [
+            format!("10.7.0.2 02:42:0a:07:00:02 a {}", container::short(&a.id)),
+            format!("10.7.0.3 02:42:0a:07:00:03 c {}", container::short(&c.id)),
+            format!("10.7.0.5 02:00:00:00:00:09 b {} db", container::short(&b.id)),
+        ]
+    );
+    let network = networking(&store, &b).network();
+    assert_eq!((network.address, network.prefix, network.gateway), ([10, 7, 0, 5], 29, [10, 7, 0, 1]));
+    assert_eq!(network.mac, Some([2, 0, 0, 0, 0, 9]));
+    let refused = |change: &dyn Fn(&mut Networking)| {
+        let asked = request("d", |asked| {
+            on("net")(asked);
+            change(asked);
+        });
+        let refused = error(container::create(&store, &asked));
+        // Nothing of it is left.
+        assert_eq!(store.containers().list().unwrap().len(), 3, "{refused}");
+        refused
+    };
+    assert!(refused(&|asked| asked.address = Some([10, 7, 0, 5].into())).contains("in use"));
+    assert!(refused(&|asked| asked.address = Some([10, 7, 0, 1].into())).contains("in use"));
+    assert!(refused(&|asked| asked.address = Some([10, 7, 1, 1].into())).contains("none of the network's"));
+    assert!(refused(&|asked| asked.mac = Some([2, 0, 0, 0, 0, 9])).contains("in use"));
+    assert!(refused(&|asked| asked.mac = Some([2, 0x53, 0x56, 0, 0, 1])).contains("in use"));
+    assert!(refused(&|asked| asked.aliases = vec!["a b".into()]).contains("looked up"));
+    assert!(refused(&|asked| asked.mode = Mode::Shared("other".into())).contains("no such network: other"));
+    container(&store, "d", "net");
+    container(&store, "e", "net");
+    assert!(error(container::create(&store, &request("f", on("net")))).contains("no free address"));
+    container::remove(&store, &a, false).unwrap();
+    let f = container(&store, "f", "net");
+    assert_eq!(networking(&store, &f).network().address, [10, 7, 0, 2]);
+}
+
+#[test]
+fn a_network_with_members_stays_and_one_without_goes_with_its_directory() {
+    let (_dir, store) = store();
+    let networks = Networks::new(&store);
+    make(&store, "used", None);
+    make(&store, "free", None);
+    make(&store, "kept", None);
+    let a = container(&store, "a", "used");
+    assert!(error(networks.remove("used")).contains("used by: a"));
+    assert!(error(networks.remove("bridge")).contains("always there"));
+    assert_eq!(networks.prune(|network| network.name == "kept").unwrap(), ["free"]);
+    assert!(!store.root().join("networks/free").exists() && store.root().join("networks/used").exists());
+    container::remove(&store, &a, false).unwrap();
+    networks.remove("used").unwrap();
+    assert_eq!(networks.list().unwrap().len(), 1);
+}
+
+#[test]
+fn a_container_that_does_not_run_moves_from_network_to_network() {
+    let (_dir, store) = store();
+    let networks = Networks::new(&store);
+    make(&store, "one", Some("10.7.0.0/24"));
+    make(&store, "two", Some("10.8.0.0/24"));
+    let a = container::create(&store, &request("a", |_| ())).unwrap();
+    assert!(error(networks.disconnect(&a, "one")).contains("not on network one"));
+    assert!(error(networks.connect(&a, "bridge", None, Vec::new())).contains("on network bridge"));
+    networks.connect(&a, "one", Some([10, 7, 0, 77].into()), vec!["db".into()]).unwrap();
+    assert_eq!(networking(&store, &a).network().address, [10, 7, 0, 77]);
+    assert_eq!(lines(&store, "one").len(), 1);
+    assert!(error(networks.connect(&a, "two", None, Vec::new())).contains("on network one"));
+    networks.rename(&a, "renamed").unwrap();
+    assert_eq!(
+        lines(&store, "one"),
+        [format!("10.7.0.77 02:42:0a:07:00:4d renamed {} db", container::short(&a.id))]
+    );
+    networks.disconnect(&a, "one").unwrap();
+    assert!(lines(&store, "one").is_empty() && !networking(&store, &a).has_card());
+    networks.connect(&a, "two", None, Vec::new()).unwrap();
+    let place = networks.place(&a.id, "two").unwrap();
+    assert_eq!((place.address, place.network.as_str()), (Ipv4Addr::new(10, 8, 0, 2), "two"));
+    networks.disconnect(&a, "two").unwrap();
+    networks.connect(&a, "bridge", None, Vec::new()).unwrap();
+    assert_eq!(networking(&store, &a), Networking::default());
+    // While it runs its card stays where it is.
+    let run = container::RunDir::create(store.root(), &a.id).unwrap();
+    assert!(error(networks.connect(&a, "one", None, Vec::new())).contains("is running"));
+    run.remove().unwrap();
+}
+
+#[test]
+fn an_internal_network_publishes_nothing() {
+    let (_dir, store) = store();
+    let new = NewNetwork { name: "in".into(), internal: true, ..NewNetwork::default() };
+    Networks::new(&store).create(&new).unwrap();
+    let publishing = |change: fn(&mut Networking)| {
+        request("a", |asked| {
+            on("in")(asked);
+            change(asked);
+        })
+    };
+    let port = |asked: &mut Networking| {
+        asked.publish.push(Publish { ip: None, host: (0, 0), guest: 80, protocol: Protocol::Tcp });
+    };
+    assert!(error(container::create(&store, &publishing(port))).contains("in is internal"));
+    assert!(
+        error(container::create(&store, &publishing(|asked| asked.publish_all = true))).contains("internal")
+    );
+    container::create(&store, &publishing(|_| ())).unwrap();
+}

@@ -1,0 +1,279 @@
+//! Snapshots: running containers that were saved, memory, devices and disk, and that new containers continue.
+//!
+//! ```text
+//! snapshots/NAME/     state, memory (servin-vmm's snapshot), disk (what the container's disk held at that moment),
+//!                     about.json, sums (the checksum of each)
+//! tmp/XXXX/           one that is being made or removed (`Scratch`)
+//! ```
+//! A snapshot may be anywhere else as well: it is a directory that can be copied. Its image, its volumes and what is shared
+//! of the host are not in it and must be where it is restored.
+
+mod draft;
+mod sums;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use servin_init::proto;
+
+use crate::container::Config;
+use crate::image::Digest;
+use crate::store::{Record, Store, now_ns};
+use crate::volume::{VolumeMount, Volumes};
+use crate::{Error, Result, host};
+
+pub(crate) use draft::Draft;
+
+/// What it is.
+const ABOUT: &str = "about.json";
+/// What the container's disk held.
+const DISK: &str = "disk";
+
+/// Where a snapshot is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// In the data root, under this name.
+    Name(String),
+    /// This directory, which is not there yet; absolute.
+    Directory(PathBuf),
+}
+
+/// What a snapshot is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of servin that made it.
+    pub servin: String,
+    /// Version of the protocol that its agent speaks.
+    pub protocol: u32,
+    /// Id of the container that was saved.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Digest of its image, if it has one.
+    pub image: Option<String>,
+    /// What was asked for, and what is run.
+    pub config: Config,
+    /// Its volumes by name, in the order of the machine's shares.
+    pub volumes: Vec<VolumeMount>,
+    /// The hypervisor that ran it.
+    pub hypervisor: String,
+    /// What its processor says it is and can do.
+    pub processor: Vec<u32>,
+    /// When it was made: nanoseconds since 1970.
+    pub created_ns: i64,
+}
+
+impl About {
+    /// Of a container of this store.
+    pub(crate) fn new(store: &Store, record: &Record) -> Result<Self> {
+        let config = serde_json::from_str(&record.config)
+            .map_err(|source| Error::Json { what: "the container's record".into(), source })?;
+        let volumes = Volumes::new(store).of(&record.id)?.into_iter();
+        Ok(About {
+            servin: env!("CARGO_PKG_VERSION").into(),
+            protocol: proto::VERSION,
+            id: record.id.clone(),
+            name: record.name.clone(),
+            image: record.image.map(|image| image.to_string()),
+            config,
+            volumes: volumes
+                .map(|used| VolumeMount {
+                    name: Some(used.volume),
+                    target: used.target,
+                    read_only: used.read_only,
+                    no_copy: true,
+                })
+                .collect(),
+            hypervisor: hypervisor(),
+            processor: host::cpu_identity(),
+            created_ns: now_ns(),
+        })
+    }
+
+    /// Digest of its image, if it has one.
+    pub(crate) fn image(&self) -> Result<Option<Digest>> {
+        self.image.as_deref().map(str::parse).transpose()
+    }
+}
+
+/// The hypervisor of this host, in a word.
+fn hypervisor() -> String {
+    host::kvm_kind().map_or("unknown", host::Kind::name).into()
+}
+
+/// A snapshot in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its name, or its directory outside the data root.
+    pub name: String,
+    /// Its directory.
+    pub path: PathBuf,
+    /// What it is.
+    pub about: About,
+    /// Bytes on disk.
+    pub size: u64,
+}
+
+impl Found {
+    /// Looks at every byte of it.
+    ///
+    /// # Errors
+    /// What is damaged, for people.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        sums::check(&self.path)
+    }
+}
+
+/// The snapshots of a data root.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshots<'a> {
+    store: &'a Store,
+}
+
+/// Whether a name can be a snapshot's: a container's rule.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    crate::volume::is_name(name)
+}
+
+impl<'a> Snapshots<'a> {
+    /// Those of this store.
+    #[must_use]
+    pub fn new(store: &'a Store) -> Self {
+        Snapshots { store }
+    }
+
+    fn dir(self) -> PathBuf {
+        self.store.root().join("snapshots")
+    }
+
+    /// Every snapshot by name.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn list(self) -> Result<Vec<Found>> {
+        let dir = self.dir();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(Error::io("read", &dir, source)),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        // One that somebody removes now is not there any more.
+        let mut found: Vec<Found> =
+            names.filter(|name| is_name(name)).filter_map(|name| self.find(&name).ok()).collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// The snapshot of this name, or in this directory if there is a `/` in it. Its checksums are not looked at.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSnapshot`].
+    pub fn find(self, name: &str) -> Result<Found> {
+        let missing = || Error::NoSuchSnapshot { name: name.to_owned() };
+        let path = match name.contains('/') {
+            true => PathBuf::from(name),
+            false if is_name(name) => self.dir().join(name),
+            false => return Err(missing()),
+        };
+        let path = path.canonicalize().map_err(|_| missing())?;
+        let json = fs::read(path.join(ABOUT)).map_err(|_| missing())?;
+        let about = serde_json::from_slice(&json).map_err(|source| Error::Snapshot {
+            name: name.to_owned(),
+            why: format!("its {ABOUT} is damaged: {source}"),
+        })?;
+        let size = disk_size(&path);
+        Ok(Found { name: name.to_owned(), path, about, size })
+    }
+
+    /// Removes the snapshot of this name. Containers that continue it keep what they need of it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSnapshot`].
+    pub fn remove(self, name: &str) -> Result<()> {
+        let path = self.dir().join(name);
+        if !is_name(name) || !path.is_dir() {
+            return Err(Error::NoSuchSnapshot { name: name.to_owned() });
+        }
+        // At once or not at all.
+        let scratch = self.store.scratch()?;
+        fs::rename(&path, scratch.path().join(name)).map_err(|source| Error::io("remove", &path, source))
+    }
+
+    /// Begins a snapshot.
+    pub(crate) fn draft(self, target: &Target) -> Result<Draft> {
+        let path = match target {
+            Target::Name(name) if is_name(name) => {
+                let dir = self.dir();
+                match fs::create_dir(&dir) {
+                    Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(Error::io("make", &dir, source));
+                    }
+                    _ => dir.join(name),
+                }
+            }
+            Target::Name(name) => return Err(Error::SnapshotName { name: name.clone() }),
+            Target::Directory(path) => path.clone(),
+        };
+        Draft::begin(self.store, path)
+    }
+}
+
+/// Opens a snapshot to be restored, with every byte of it checked.
+///
+/// # Errors
+/// It is damaged, or was made by another servin, on another processor or hypervisor.
+pub(crate) fn open(path: &Path) -> Result<About> {
+    let fail = |why: String| Error::Snapshot { name: path.display().to_string(), why };
+    sums::check(path).map_err(fail)?;
+    let json = fs::read(path.join(ABOUT)).map_err(|source| Error::io("read", path.join(ABOUT), source))?;
+    let about: About = serde_json::from_slice(&json)
+        .map_err(|error| fail(format!("its {ABOUT} is not understood: {error}")))?;
+    if about.protocol != proto::VERSION {
+        return Err(fail(format!(
+            "its agent speaks protocol {}, and this servin {}: use servin {}, which made it",
+            about.protocol,
+            proto::VERSION,
+            about.servin
+        )));
+    }
+    let own = hypervisor();
+    if about.hypervisor != own {
+        return Err(fail(format!(
+            "it was made on the hypervisor {}, and this host has {own}",
+            about.hypervisor
+        )));
+    }
+    if about.processor != host::cpu_identity() {
+        return Err(fail(
+            "it was made on another processor: programs in it rely on what that one can do".into(),
+        ));
+    }
+    Ok(about)
+}
+
+/// Opens what the container's disk held.
+pub(crate) fn disk(path: &Path) -> Result<File> {
+    let path = path.join(DISK);
+    File::open(&path).map_err(|source| Error::io("open", &path, source))
+}
+
+/// Writes what a container's disk holds while its machine stands still.
+pub(crate) fn keep_disk(path: &Path, disk: &File) -> Result<()> {
+    let path = path.join(DISK);
+    let made = File::create_new(&path).and_then(|file| crate::container::disk::copy(disk, &file));
+    made.map_err(|source| Error::io("write", &path, source))
+}
+
+/// Bytes that the files of a directory take on disk: holes take none.
+fn disk_size(dir: &Path) -> u64 {
+    let sizes = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.metadata().ok());
+    sizes.map(|meta| meta.blocks().saturating_mul(512)).sum()
+}

@@ -1,0 +1,37 @@
+#!/bin/bash
+# Where the instructions of a start go: every block that the nested host executes during one warm and one cold
+# `servin run`, counted exactly by a plugin of QEMU. Tables go to target/profile; so does hot-functions.txt, the list of
+# the guest kernel's functions that a warm start runs (guest-kernel/hot-functions.txt is made of it).
+#
+#   scripts/profile.sh                wanted before: target/guest and the release build of servin
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+out=$root/target/profile
+servin=$root/target/release/servin
+rm -rf "$out"
+mkdir -p "$out"
+gcc -O2 -Wall -shared -fPIC -o "$out/count.so" benches/profile/count.c || exit 1
+strip -o "$out/servin" "$servin" || exit 1
+# A call that nothing else makes in between marks where a count ends.
+marker=$(tests/nested/run.sh -- grep -w __x64_sys_sethostname /proc/kallsyms | cut -d' ' -f1) || exit 1
+cat >"$out/inside.sh" <<'INSIDE'
+export SERVIN_DATA_ROOT=/tmp/data SERVIN_GUEST_DIR=/guest
+cat /proc/kallsyms >/out/kallsyms
+echo 0 >/proc/sys/kernel/randomize_va_space
+/servin run --rm servin/base true || exit 1
+for run in 1 2 3; do usleep 500000; /servin run --rm servin/base echo hi; done
+usleep 500000
+hostname warm
+/servin run --rm servin/base echo hi
+usleep 500000
+hostname cold
+/servin run --rm --no-warm servin/base echo hi
+usleep 500000
+hostname end
+INSIDE
+tests/nested/run.sh --icount --mem 3072 --timeout 900 --out "$out" --plugin "$out/count.so,out=$out/count,marker=0x$marker" \
+  --add "$SERVIN_GUEST_DIR:/guest" --add "$out/servin:/servin" --add "$out/inside.sh:/inside.sh" -- /bin/sh /inside.sh || exit 1
+# Count 0 ends with the nested host's own name.
+report() { benches/profile/report.py "$out" "$@" "$servin" "$SERVIN_GUEST_DIR/System.map"; }
+report 1 2 >"$out/warm.txt" && report 2 3 >"$out/cold.txt" || exit 1
+benches/profile/report.py "$out" 1 2 "$servin" "$SERVIN_GUEST_DIR/System.map" --guest-functions >"$out/hot-functions.txt"
+for start in warm cold; do echo "== $start"; cat "$out/$start.txt"; done

@@ -1,0 +1,179 @@
+//! `kill -9` at any moment of a container's life, of its monitor and of the command in front of it: the next command tells
+//! the truth, nothing is left, and the name can be used anew.
+//!
+//! The moments are pseudo-random: `SERVIN_TEST_SEED` repeats a run, `SERVIN_TEST_KILLS` says how many there are.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use servin_tests::machine::Servin;
+
+const BASE: &str = "servin/base";
+
+/// A small generator (xorshift), so that a seed says everything.
+struct Moments(u64);
+
+impl Moments {
+    fn new() -> Self {
+        let given = std::env::var("SERVIN_TEST_SEED").ok().and_then(|text| text.parse().ok());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let seed = given.unwrap_or(now.as_nanos() as u64 | 1);
+        println!("seed {seed}: SERVIN_TEST_SEED={seed} repeats it");
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, most: Duration) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        most.mul_f64((self.0 >> 11) as f64 / (1_u64 << 53) as f64)
+    }
+}
+
+fn kills() -> u32 {
+    std::env::var("SERVIN_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
+}
+
+/// Processes of this test's servin, by number and name: its data root is in their environment.
+fn processes(servin: &Servin) -> Vec<(Pid, String)> {
+    let root = servin.data_root();
+    let mark = [b"SERVIN_DATA_ROOT=", root.as_os_str().as_bytes()].concat();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+            let environment = fs::read(entry.path().join("environ")).ok()?;
+            let ours = environment.split(|byte| *byte == 0).any(|variable| variable == mark);
+            let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+            // A process that has ended and is not yet waited for is none any more.
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            let lives = !stat.rsplit(')').next()?.trim_start().starts_with('Z');
+            (ours && lives).then(|| (pid, name.trim().to_owned()))
+        })
+        .collect()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Nothing of a container lives or is left half-made. A command has run since the kill.
+#[track_caller]
+fn assert_nothing_lives(servin: &Servin, when: &str) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !processes(servin).is_empty() {
+        assert!(Instant::now() < until, "{when}: processes are left: {:?}", processes(servin));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let root = servin.data_root();
+    assert_eq!(
+        names(&root.join("run")).iter().filter(|name| *name != ".lock").count(),
+        0,
+        "{when}: a socket"
+    );
+    assert_eq!(names(&root.join("tmp")), [""; 0], "{when}: temporary files");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(root.to_str().unwrap()), "{when}: a mount");
+}
+
+/// The name works once more, and then nothing but the volume is left.
+#[track_caller]
+fn assert_name_is_free(servin: &Servin, when: &str) {
+    // Without shares it takes up a template that was cut.
+    servin.go(&["run", "--rm", "--name", "victim", BASE, "true"]).expect(0, "");
+    let again =
+        servin.go(&["run", "--rm", "--name", "victim", "-v", "kept:/kept", BASE, "cat", "/kept/file"]);
+    assert_eq!((again.code, again.text().as_str()), (Some(0), "kept"), "{when}: {again:?}");
+    servin.go(&["ps", "-aq"]).expect(0, "");
+    assert_nothing_lives(servin, when);
+    let root = servin.data_root();
+    assert_eq!(names(&root.join("containers")), [""; 0], "{when}: a container's files");
+    assert_eq!(names(&root.join("volumes")), ["kept"], "{when}: volumes");
+    let drafts: Vec<_> =
+        names(&root.join("templates")).into_iter().filter(|name| name.ends_with(".new")).collect();
+    assert_eq!(drafts, [""; 0], "{when}: half a template");
+}
+
+/// How long a container's whole life takes; the second is a warm start where there are any.
+fn lives(servin: &Servin) -> [Duration; 2] {
+    let words = ["run", "--rm", "-v", "kept:/kept", BASE, "sh", "-c", "printf kept > /kept/file"];
+    [(); 2].map(|()| {
+        let outcome = servin.go(&words);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        outcome.took
+    })
+}
+
+#[test]
+fn a_monitor_that_is_killed_at_any_moment_leaves_nothing_and_the_truth() {
+    let Some(servin) = Servin::new() else { return };
+    let mut moments = Moments::new();
+    let [cold, warm] = lives(&servin);
+    for round in 0..kills() {
+        // With and without a volume of its own, with and without a template to be left or cloned.
+        let (whole, flags): (_, &[&str]) = match round % 3 {
+            0 => (cold, &["-v", "kept:/kept", "-v", "/anonymous"]),
+            1 => (warm, &[]),
+            _ => (cold, &["--no-warm"]),
+        };
+        let remove = if round % 2 == 0 { "--rm" } else { "--rm=false" };
+        let words =
+            [&["run", remove, "--name", "victim"], flags, &[BASE, "sh", "-c", "sync; exit 5"]].concat();
+        let running = servin.start(&words);
+        let moment = moments.below(whole.mul_f64(1.1));
+        let when = format!("round {round}, {moment:?} into {words:?}");
+        std::thread::sleep(moment);
+        let monitor = processes(&servin).into_iter().find(|(_, name)| name == "servin-monitor");
+        let killed = monitor.is_some_and(|(pid, _)| kill_process(pid, Signal::KILL).is_ok());
+        let outcome = running.finish();
+        println!("{when}: killed {killed}, code {:?}", outcome.code);
+        // It was killed and the command says so, or it was faster.
+        let told = outcome.code == Some(125) && outcome.stderr.contains("monitor");
+        assert!(outcome.code == Some(5) || killed && told, "{when}: {outcome:?}");
+
+        let shown = servin.go(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
+        let all = shown.text();
+        assert!(all.is_empty() || all == "victim exited\n", "{when}: {all}");
+        assert_nothing_lives(&servin, &when);
+        if !all.is_empty() {
+            assert_eq!(remove, "--rm=false", "{when}: it was to be removed");
+            servin.go(&["rm", "-v", "victim"]).expect(0, "victim\n");
+        }
+        assert_name_is_free(&servin, &when);
+    }
+}
+
+#[test]
+fn a_command_that_is_killed_in_the_foreground_leaves_a_container_that_can_be_had_or_none() {
+    let Some(servin) = Servin::new() else { return };
+    let mut moments = Moments::new();
+    let [_, warm] = lives(&servin);
+    for round in 0..kills() {
+        let words = ["run", "--rm", "--name", "victim", "-v", "kept:/kept", BASE, "sleep", "1000000"];
+        let mut running = servin.start(&words);
+        let moment = moments.below(warm.mul_f64(1.5));
+        let when = format!("round {round}, {moment:?} into the command");
+        std::thread::sleep(moment);
+        running.child.kill().unwrap();
+        let _ = running.child.wait();
+        // The monitor, if there is one already, goes on: it can be seen and ended, or has not come to a row yet.
+        let until = Instant::now() + Duration::from_secs(120);
+        loop {
+            let shown = servin.go(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
+            let all = shown.text();
+            println!("{when}: {all:?}");
+            assert!(["", "victim created\n", "victim running\n"].contains(&all.as_str()), "{when}: {all}");
+            if processes(&servin).is_empty() && all.is_empty() {
+                break;
+            }
+            let removed = servin.go(&["rm", "-f", "victim"]);
+            assert!(Instant::now() < until, "{when}: {removed:?}, {:?}", processes(&servin));
+        }
+        assert_nothing_lives(&servin, &when);
+        assert_name_is_free(&servin, &when);
+    }
+}

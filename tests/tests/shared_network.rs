@@ -1,0 +1,171 @@
+//! Networks that containers share: names, addresses, bytes both ways, and who is not there.
+
+use std::io::Read;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use servin_tests::machine::Servin;
+
+const BASE: &str = "servin/base";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs a script in a container until it succeeds: what it asks of another container is there a moment later.
+#[track_caller]
+fn until(servin: &Servin, container: &str, script: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let outcome = servin.go(&["exec", container, "sh", "-c", script]);
+        if outcome.code == Some(0) {
+            return outcome.text();
+        }
+        assert!(began.elapsed() < PATIENCE, "{script}: {outcome:?}");
+    }
+}
+
+/// Starts a container of this name on a network, which sleeps.
+#[track_caller]
+fn start(servin: &Servin, name: &str, words: &[&str]) {
+    let run = ["run", "-d", "--name", name];
+    let outcome = servin.go(&[&run[..], words, &[BASE, "sleep", "1000"]].concat());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+#[track_caller]
+fn refused(servin: &Servin, words: &[&str], why: &str) {
+    let outcome = servin.go(words);
+    assert!(outcome.code.is_some_and(|code| code != 0) && outcome.stderr.contains(why), "{outcome:?}");
+}
+
+#[test]
+fn two_containers_of_a_network_find_each_other_by_name_and_a_megabyte_arrives_intact() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["network", "create", "--subnet", "10.90.0.0/24", "back"]);
+    start(&servin, "one", &["--network", "back"]);
+    start(
+        &servin,
+        "two",
+        &["--network", "back", "--network-alias", "db", "--ip", "10.90.0.77", "-p", "127.0.0.1::80"],
+    );
+    // Names, aliases and the short id, as the gateway resolves them.
+    let id = servin.go(&["inspect", "--format", "{{.Id}}", "two"]).text();
+    for name in ["two", "db", "DB", &id[..12]] {
+        let answer = until(&servin, "one", &format!("ping -c 1 -W 5 {name}"));
+        assert!(answer.contains("(10.90.0.77)"), "{answer}");
+    }
+    until(&servin, "two", "ping -c 1 -W 5 one");
+    // A megabyte there and back, over one connection, while both ends check it.
+    let make = "seq 200000 | head -c 1048576 > /tmp/x";
+    until(&servin, "one", make);
+    until(&servin, "two", make);
+    let serve = "nc -l -p 7000 < /tmp/x > /tmp/got; cmp /tmp/x /tmp/got && echo same > /tmp/verdict";
+    servin.go(&["exec", "-d", "two", "sh", "-c", serve]);
+    until(&servin, "two", "netstat -ltn | grep -q :7000");
+    let outcome = servin.go(&["exec", "one", "sh", "-c", "nc db 7000 < /tmp/x | cmp - /tmp/x && echo same"]);
+    outcome.expect(0, "same\n");
+    assert_eq!(until(&servin, "two", "cat /tmp/verdict"), "same\n");
+    // Published ports and the world outside are there as without it.
+    servin.go(&["exec", "-d", "two", "sh", "-c", "echo page | nc -l -p 80"]);
+    until(&servin, "two", "netstat -ltn | grep -q :80");
+    let at = servin.go(&["port", "two", "80"]).text();
+    let mut page = String::new();
+    let stream = std::net::TcpStream::connect(at.trim());
+    stream.and_then(|mut stream| stream.read_to_string(&mut page)).expect("the page");
+    assert_eq!(page, "page\n");
+    // What is told of it.
+    let format = "{{json .NetworkSettings.Networks}}";
+    let about = servin.go(&["inspect", "--format", format, "two"]).text();
+    for part in ["\"back\"", "\"IPAddress\":\"10.90.0.77\"", "\"Gateway\":\"10.90.0.1\"", "\"db\""] {
+        assert!(about.contains(part), "{part} is not in {about}");
+    }
+    assert!(servin.go(&["network", "inspect", "back"]).text().contains("10.90.0.77/24"));
+    servin.go(&["rm", "-f", "two"]).expect(0, "two\n");
+    // Its name and its address are gone with it.
+    let gone = servin.go(&[
+        "exec",
+        "one",
+        "sh",
+        "-c",
+        "nslookup -type=a two; nc -w 5 10.90.0.77 80 < /dev/null || echo gone",
+    ]);
+    assert!(gone.text().ends_with("gone\n") && !gone.text().contains("10.90.0.77"), "{gone:?}");
+    servin.go(&["rm", "-f", "one"]).expect(0, "one\n");
+    servin.go(&["network", "rm", "back"]).expect(0, "back\n");
+}
+
+#[test]
+fn containers_of_two_networks_do_not_reach_each_other_and_a_used_network_stays() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["network", "create", "--subnet", "10.90.0.0/24", "front"]);
+    servin.go(&["network", "create", "--subnet", "10.91.0.0/24", "--internal", "back"]);
+    start(&servin, "one", &["--network", "front"]);
+    start(&servin, "two", &["--network", "back"]);
+    start(&servin, "near", &["--network", "back"]);
+    until(&servin, "two", "ping -c 1 -W 5 near");
+    let script = "for name in two 10.91.0.2; do ping -c 1 -W 2 $name && echo reached; done; exit 3";
+    let outcome = servin.go(&["exec", "one", "sh", "-c", script]);
+    assert!(outcome.code == Some(3) && !outcome.text().contains("reached"), "{outcome:?}");
+    // An internal network leads nowhere: it is said at once.
+    let outcome = servin.go(&["exec", "two", "sh", "-c", "nc -w 60 198.51.100.9 9 < /dev/null"]);
+    assert!(outcome.stderr.contains("unreachable"), "{outcome:?}");
+    refused(&servin, &["run", "--rm", "--network", "back", "-p", "80", BASE, "true"], "internal");
+    refused(&servin, &["run", "--rm", "--network", "other", BASE, "true"], "no such network: other");
+    refused(&servin, &["network", "rm", "front"], "used by: one");
+    refused(&servin, &["network", "connect", "back", "one"], "is running");
+    servin.go(&["stop", "-t", "0", "one"]).expect(0, "one\n");
+    // Moved while it does not run, it is the others' neighbour when it starts again.
+    servin.go(&["network", "disconnect", "front", "one"]).expect(0, "");
+    servin.go(&["network", "connect", "--alias", "moved", "back", "one"]).expect(0, "");
+    servin.go(&["start", "one"]).expect(0, "one\n");
+    until(&servin, "one", "ping -c 1 -W 5 two");
+    until(&servin, "two", "ping -c 1 -W 5 moved");
+    servin
+        .go(&["ps", "--filter", "network=back", "--format", "{{.Names}} {{.Networks}}"])
+        .expect(0, "near back\ntwo back\none back\n");
+    servin.go(&["network", "prune", "-f"]).expect(0, "Deleted Networks:\nfront\n\n");
+    servin.go(&["rm", "-f", "one", "two", "near"]).expect(0, "one\ntwo\nnear\n");
+    servin.go(&["network", "rm", "back"]).expect(0, "back\n");
+    servin.go(&["network", "ls", "--format", "{{.Name}}"]).expect(0, "bridge\nnone\n");
+}
+
+#[test]
+fn a_guest_cannot_speak_by_anothers_address() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["network", "create", "--subnet", "10.90.0.0/24", "net"]);
+    for name in ["one", "two"] {
+        start(&servin, name, &["--network", "net", "--privileged"]);
+    }
+    until(&servin, "one", "ping -c 1 -W 5 two");
+    // Another address of its own making is heard by nobody.
+    until(&servin, "one", "ip address add 10.90.0.9/24 dev eth0");
+    let outcome = servin.go(&[
+        "exec",
+        "one",
+        "sh",
+        "-c",
+        "ping -c 2 -W 2 -I 10.90.0.9 10.90.0.3; ping -c 1 -W 5 two > /dev/null && echo own",
+    ]);
+    assert!(outcome.text().contains("100% packet loss") && outcome.text().ends_with("own\n"), "{outcome:?}");
+    servin.go(&["rm", "-f", "one", "two"]).expect(0, "one\ntwo\n");
+}
+
+#[test]
+fn a_container_whose_monitor_was_killed_is_found_again_when_it_starts_again() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["network", "create", "net"]);
+    for name in ["one", "two"] {
+        start(&servin, name, &["--network", "net"]);
+    }
+    until(&servin, "one", "ping -c 1 -W 5 two");
+    let pid = servin.go(&["inspect", "--format", "{{.State.Pid}}", "two"]).text();
+    let killed = Command::new("kill").args(["-9", pid.trim()]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    let began = Instant::now();
+    while servin.go(&["ps", "-q", "--filter", "name=two"]).text() != "" {
+        assert!(began.elapsed() < PATIENCE, "it still runs");
+    }
+    let gone = servin.go(&["exec", "one", "sh", "-c", "ping -c 1 -W 2 two"]);
+    assert!(gone.code != Some(0), "{gone:?}");
+    servin.go(&["start", "two"]).expect(0, "two\n");
+    until(&servin, "one", "ping -c 1 -W 5 two");
+    servin.go(&["rm", "-f", "one", "two"]).expect(0, "one\ntwo\n");
+}
