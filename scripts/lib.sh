@@ -21,6 +21,11 @@ span() {
 }
 now() { date +%s%3N; }
 
+# The lines of a log that say what failed, each with a few that follow it: a long log's end seldom tells.
+complaints() { # LOG
+  grep -aE -A 6 '^error(\[|:)|panicked at |\.\.\. FAILED$|^ *(FAIL|TIMEOUT|SIG[A-Z]+) \[|^FAILED' "$1" | grep -avE '^--$|RUST_BACKTRACE'
+}
+
 # step NAME SECONDS COMMAND...: runs it with a deadline, its output in target/log/NAME.log. Says what is going
 # on: on a terminal the newest line of the log, elsewhere one line in 30 s. A failure shows the log's end.
 # A step whose log says that its result came from a cache is marked (cached).
@@ -57,8 +62,8 @@ step() {
     steps_failed=$((steps_failed + 1))
     [ $status != 124 ] || note=", its limit of $limit s passed"
     [ $status != 137 ] || note=", killed"
-    printf '    FAILED after %s%s (exit code %d). The end of %s:\n' "$(span $ended)" "$note" $status "$log"
-    tail -n "${step_tail:-40}" "$log" | sed 's/^/    | /'
+    printf '    FAILED after %s%s (exit code %d). What went wrong, and the end of %s:\n' "$(span $ended)" "$note" $status "$log"
+    { complaints "$log" | head -n 60; tail -n 20 "$log"; } | cut -c1-400 | sed 's/^/    | /'
     steps_table+=("$(printf 'FAIL  %-46s %s' "$name" "$(span $ended)$note")")
   fi
   return $status

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
-use servin_engine::container::{Config, connect, reconcile};
+use servin_engine::container::{Config, await_end, connect, reconcile};
 use servin_engine::monitor::wire::{Ask, Decoder, Hello, Message, Tell, VERSION};
 use servin_engine::store::{Record, Store};
 
@@ -16,6 +16,14 @@ pub(crate) fn open(global: &Global) -> Result<Store> {
     let store = super::store(global)?;
     reconcile(&store)?;
     Ok(store)
+}
+
+/// What a command says whose monitor ended without a word: once that is gone, and what it left is in order.
+pub(crate) fn lost(global: &Global, id: &str, code: u8) -> Error {
+    if let Ok(store) = super::store(global) {
+        let _ = await_end(&store, id);
+    }
+    Error::Lost { code }
 }
 
 /// The container's own configuration.

@@ -1,6 +1,6 @@
 //! `servin exec` and `servin attach`.
 
-use servin_engine::container::connect;
+use servin_engine::container::{await_end, connect};
 use servin_engine::monitor::wire::{Ask, ExecRequest, Hello, VERSION};
 use servin_engine::store::Store;
 
@@ -80,6 +80,9 @@ fn watch_container(store: &Store, name: &str, watch: Watch, first: &Ask) -> Resu
         End::Exited(exit) => Ok(exit.code),
         End::Detached => Ok(0),
         End::Failed(failure) => Err(Error::Monitor(failure)),
-        End::Lost => Err(Error::Lost { code }),
+        End::Lost => {
+            await_end(store, &record.id)?;
+            Err(Error::Lost { code })
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! `servin rm`.
 
-use servin_engine::container::remove;
+use servin_engine::container::{is_living, remove};
 use servin_engine::monitor::wire::Ask;
 
 use super::containers::{ask, each, open};
-use super::wait::exit_code;
+use super::wait::{exit_code, patiently};
 use crate::args::Global;
 use crate::error::Result;
 
@@ -13,7 +13,8 @@ pub(crate) fn run(global: &Global, force: bool, volumes: bool, names: &[String])
     let store = open(global)?;
     each(names, |name| {
         let record = store.containers().find(name)?;
-        if force && ask(&store, &record, &Ask::Kill(9)).is_ok() {
+        if force && is_living(&store, &record.id) {
+            patiently(&store, &record, || Ok(ask(&store, &record, &Ask::Kill(9)).ok()))?;
             exit_code(&store, &record, &Ask::Wait)?;
         }
         // Its own end may have removed it (--rm).

@@ -106,11 +106,7 @@ fn attempt(
             Ok(Ok(0))
         }
         End::Failed(failure) => Ok(Err(failure)),
-        End::Lost => {
-            // What it left is put in order at once, not by the next command.
-            let _ = super::containers::open(global);
-            Err(Error::Lost { code: 125 })
-        }
+        End::Lost => Err(super::containers::lost(global, &id, 125)),
     }
 }
 

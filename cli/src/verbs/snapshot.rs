@@ -137,10 +137,7 @@ fn restore(global: &Global, began: Instant, typed: args::Restore) -> Result<u8> 
             Ok(0)
         }
         End::Failed(failure) => Err(Error::Monitor(failure)),
-        End::Lost => {
-            let _ = open(global);
-            Err(Error::Lost { code: 125 })
-        }
+        End::Lost => Err(super::containers::lost(global, &id, 125)),
     }
 }
 

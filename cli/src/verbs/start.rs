@@ -5,7 +5,7 @@ use std::time::Instant;
 use servin_engine::container::is_living;
 use servin_engine::monitor::{Launch, What};
 
-use super::containers::{config, each, open};
+use super::containers::{config, each, lost, open};
 use crate::args::{self, Global};
 use crate::error::{Error, Result};
 use crate::session::{self, End, Session, Watch};
@@ -65,7 +65,7 @@ pub(super) fn start(global: &Global, began: Instant, name: &str, watch: Option<W
         keep_stderr: global.log_level >= log::LevelFilter::Debug,
         warm: true,
         trace: None,
-        what: What::Start { id, attach, no_stdin: !watch.stdin },
+        what: What::Start { id: id.clone(), attach, no_stdin: !watch.stdin },
     };
     let stream = launch.fork()?;
     let mut session = Session::new(stream, watch, signals, |_| {}).map_err(host("watch the program"))?;
@@ -75,9 +75,6 @@ pub(super) fn start(global: &Global, began: Instant, name: &str, watch: Option<W
         End::Exited(exit) => Ok(exit.code),
         End::Detached => Ok(0),
         End::Failed(failure) => Err(Error::Monitor(failure)),
-        End::Lost => {
-            let _ = open(global);
-            Err(Error::Lost { code: 1 })
-        }
+        End::Lost => Err(lost(global, &id, 1)),
     }
 }

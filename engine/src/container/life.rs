@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
@@ -28,6 +29,9 @@ use crate::{Error, Result};
 
 /// Exit code of a container whose monitor was killed: as if it had been killed itself.
 const KILLED: i32 = 137;
+
+/// How long a monitor that was killed may take to be gone: its connections end first, its machine after them.
+const DYING: Duration = Duration::from_secs(10);
 
 /// What says that a run directory's machine does not run the container.
 const FILES: &str = "files";
@@ -186,6 +190,23 @@ pub fn is_living(store: &Store, id: &str) -> bool {
     let Ok(_judging) = lock_all(&run) else { return false };
     File::open(run.join(id).join("lock"))
         .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err())
+}
+
+/// Waits until a monitor that ended a connection without a word is gone, at most 10 s, and brings its container to its
+/// end. Says whether it is gone.
+///
+/// # Errors
+/// The record cannot be brought to its end.
+pub fn await_end(store: &Store, id: &str) -> Result<bool> {
+    let until = Instant::now() + DYING;
+    while is_living(store, id) {
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    reconcile(store)?;
+    Ok(true)
 }
 
 /// Removes a container that has ended, with its log; with `volumes` also the volumes that were made for it alone.

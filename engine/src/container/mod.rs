@@ -21,7 +21,7 @@ pub use disk::DEFAULT_DISK;
 pub(crate) use disk::Disk;
 pub use health::{Health, HealthCheck, HealthRequest, HealthResult};
 pub(crate) use life::{RunDir, remove_container};
-pub use life::{connect, is_living, reconcile, remove};
+pub use life::{await_end, connect, is_living, reconcile, remove};
 pub use limits::{Limits, Privileges, Ulimit, Update};
 pub(crate) use plan::{BindShare, ROOT_TAG};
 pub use plan::{Plan, machine_memory, short};

@@ -64,6 +64,21 @@ fn a_container_whose_monitor_was_killed_is_exited_and_says_so() {
 }
 
 #[test]
+fn a_monitor_that_is_still_on_its_way_out_is_waited_for() {
+    let (dir, store) = open();
+    let record = record(&store, "dying", State::Running, false);
+    let run = RunDir::create(store.root(), &record.id).unwrap();
+    assert!(is_living(&store, &record.id));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| await_end(&Store::open(dir.path()).unwrap(), &record.id).unwrap());
+        drop(run);
+        assert!(waits.join().unwrap());
+    });
+    assert_eq!(store.containers().get(&record.id).unwrap().unwrap().state, State::Exited);
+    assert!(await_end(&store, &record.id).unwrap(), "one that is gone is not waited for");
+}
+
+#[test]
 fn a_container_that_was_to_be_removed_goes_with_its_monitor() {
     let (_dir, store) = open();
     for (name, state) in [("a1", State::Created), ("a2", State::Running), ("a3", State::Exited)] {

@@ -2,9 +2,8 @@
 //!
 //! Complete but for durability; its contents are part of its saved state. The guest can fill it up to a limit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,46 +16,22 @@ use super::wire;
 use crate::state::{self, State, StateError};
 use crate::virtio::{Reader, Writer};
 
+mod nodes;
+
+use nodes::{Body, Names, Node, now};
+
 type Result<T> = std::result::Result<T, Errno>;
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
-/// What a node costs beside its contents.
-const NODE_COST: u64 = 512;
 const O_RDONLY: u32 = 0;
 const O_WRONLY: u32 = 1;
 const O_ACCMODE: u32 = 3;
 const O_TRUNC: u32 = 0o1000;
 const O_APPEND: u32 = 0o2000;
 const O_EXCL: u32 = 0o200;
-
-/// Entries of a directory: name, then node and place in the listing.
-type Names = BTreeMap<Vec<u8>, (NodeId, u64)>;
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-enum Body {
-    File(Vec<u8>),
-    Directory { names: Names, parent: NodeId, next: u64 },
-    Symlink(Vec<u8>),
-    Special { rdev: u32 },
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Node {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    nlink: u32,
-    atime: (i64, u32),
-    mtime: (i64, u32),
-    ctime: (i64, u32),
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    lookups: u64,
-    opens: u64,
-    body: Body,
-}
 
 /// See the module's description.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,52 +42,6 @@ pub struct MemFs {
     next: u64,
     used: u64,
     limit: u64,
-}
-
-fn now() -> (i64, u32) {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
-}
-
-impl Node {
-    fn new(mode: u32, caller: Caller, body: Body) -> Self {
-        let time = now();
-        Self {
-            mode,
-            uid: caller.uid,
-            gid: caller.gid,
-            nlink: if matches!(body, Body::Directory { .. }) { 2 } else { 1 },
-            atime: time,
-            mtime: time,
-            ctime: time,
-            xattrs: BTreeMap::new(),
-            lookups: 0,
-            opens: 0,
-            body,
-        }
-    }
-
-    fn attr(&self, ino: u64) -> Attr {
-        let size = match &self.body {
-            Body::File(bytes) | Body::Symlink(bytes) => bytes.len() as u64,
-            Body::Directory { .. } | Body::Special { .. } => 0,
-        };
-        Attr {
-            ino,
-            size,
-            blocks: size.div_ceil(512),
-            atime: self.atime,
-            mtime: self.mtime,
-            ctime: self.ctime,
-            mode: self.mode,
-            nlink: self.nlink,
-            uid: self.uid,
-            gid: self.gid,
-            rdev: if let Body::Special { rdev } = self.body { rdev } else { 0 },
-            blksize: 4096,
-            submount: false,
-        }
-    }
 }
 
 impl MemFs {
@@ -135,131 +64,6 @@ impl MemFs {
         let node = Node::new(S_IFREG | mode & 0o7777, Caller::default(), Body::File(contents.to_vec()));
         let entry = self.add(ROOT, name, node)?;
         self.forget(entry.node, 1);
-        Ok(())
-    }
-
-    fn node(&self, node: NodeId) -> Result<&Node> {
-        self.nodes.get(&node).ok_or(Errno::STALE)
-    }
-
-    fn node_mut(&mut self, node: NodeId) -> Result<&mut Node> {
-        self.nodes.get_mut(&node).ok_or(Errno::STALE)
-    }
-
-    fn names(&self, dir: NodeId) -> Result<&Names> {
-        match &self.node(dir)?.body {
-            Body::Directory { names, .. } => Ok(names),
-            _ => Err(Errno::NOTDIR),
-        }
-    }
-
-    fn find(&self, dir: NodeId, name: Name<'_>) -> Result<NodeId> {
-        self.names(dir)?.get(name.bytes()).map(|&(node, _)| node).ok_or(Errno::NOENT)
-    }
-
-    fn file(&mut self, handle: Handle) -> Result<(&mut Node, u32)> {
-        let &(node, flags) = self.handles.get(&handle).ok_or(Errno::BADF)?;
-        Ok((self.nodes.get_mut(&node).ok_or(Errno::BADF)?, flags))
-    }
-
-    /// The file behind a handle.
-    fn opened(&self, handle: Handle) -> Result<NodeId> {
-        let &(node, _) = self.handles.get(&handle).ok_or(Errno::BADF)?;
-        match self.node(node)?.body {
-            Body::Directory { .. } => Err(Errno::ISDIR),
-            _ => Ok(node),
-        }
-    }
-
-    fn charge(&mut self, bytes: u64) -> Result<()> {
-        let used = self.used.checked_add(bytes).filter(|&used| used <= self.limit).ok_or(Errno::NOSPC)?;
-        self.used = used;
-        Ok(())
-    }
-
-    fn entry(&mut self, node: NodeId) -> Result<Entry> {
-        let known = self.node_mut(node)?;
-        known.lookups = known.lookups.saturating_add(1);
-        Ok(Entry { node, attr: known.attr(node) })
-    }
-
-    /// Names a node in a directory. The name must be free.
-    fn name(&mut self, dir: NodeId, name: Name<'_>, node: NodeId) -> Result<()> {
-        let is_dir = matches!(self.node(node)?.body, Body::Directory { .. });
-        let directory = self.node_mut(dir)?;
-        let Body::Directory { names, next, .. } = &mut directory.body else { return Err(Errno::NOTDIR) };
-        names.insert(name.bytes().to_vec(), (node, *next));
-        *next += 1;
-        directory.mtime = now();
-        directory.nlink += u32::from(is_dir);
-        if let Body::Directory { parent, .. } = &mut self.node_mut(node)?.body {
-            *parent = dir;
-        }
-        Ok(())
-    }
-
-    /// Takes a name away; the node itself stays.
-    fn unname(&mut self, dir: NodeId, name: Name<'_>) -> Result<NodeId> {
-        let node = self.find(dir, name)?;
-        let is_dir = matches!(self.node(node)?.body, Body::Directory { .. });
-        let directory = self.node_mut(dir)?;
-        if let Body::Directory { names, .. } = &mut directory.body {
-            names.remove(name.bytes());
-        }
-        directory.mtime = now();
-        directory.nlink -= u32::from(is_dir).min(directory.nlink);
-        Ok(node)
-    }
-
-    fn add(&mut self, dir: NodeId, name: Name<'_>, node: Node) -> Result<Entry> {
-        if self.names(dir)?.contains_key(name.bytes()) {
-            return Err(Errno::EXIST);
-        }
-        self.charge(NODE_COST)?;
-        let id = self.next;
-        self.next += 1;
-        self.nodes.insert(id, node);
-        self.name(dir, name, id)?;
-        self.entry(id)
-    }
-
-    /// A node lost a link.
-    fn unlinked(&mut self, node: NodeId) {
-        if let Some(known) = self.nodes.get_mut(&node) {
-            let all = if matches!(known.body, Body::Directory { .. }) { known.nlink } else { 1 };
-            known.nlink = known.nlink.saturating_sub(all);
-            known.ctime = now();
-        }
-        self.drop_unused(node);
-    }
-
-    fn drop_unused(&mut self, node: NodeId) {
-        let unused = |node: &Node| node.nlink == 0 && node.lookups == 0 && node.opens == 0;
-        if self.nodes.get(&node).is_some_and(unused)
-            && let Some(gone) = self.nodes.remove(&node)
-        {
-            let size = if let Body::File(bytes) = &gone.body { bytes.len() as u64 } else { 0 };
-            self.used = self.used.saturating_sub(size + NODE_COST);
-        }
-    }
-
-    fn open_node(&mut self, node: NodeId, flags: u32) -> Result<Handle> {
-        self.node_mut(node)?.opens += 1;
-        let handle = self.next;
-        self.next += 1;
-        self.handles.insert(handle, (node, flags));
-        Ok(handle)
-    }
-
-    fn resize(&mut self, node: NodeId, size: u64) -> Result<()> {
-        let Body::File(bytes) = &self.node(node)?.body else { return Err(Errno::INVAL) };
-        let old = bytes.len() as u64;
-        self.charge(size.saturating_sub(old))?;
-        self.used = self.used.saturating_sub(old.saturating_sub(size));
-        let size = usize::try_from(size).map_err(|_| Errno::FBIG)?;
-        if let Body::File(bytes) = &mut self.node_mut(node)?.body {
-            bytes.resize(size, 0);
-        }
         Ok(())
     }
 }
