@@ -210,6 +210,10 @@ fn a_policy_starts_a_program_again_and_stop_ends_that() {
         assert!(Instant::now() < until, "{}", state(&servin, "ever"));
         std::thread::sleep(Duration::from_millis(100));
     }
+    let policy = ["inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", "ever"];
+    servin.go(&policy).expect(0, "always\n");
+    servin.go(&["update", "--restart", "unless-stopped", "ever"]).expect(0, "ever\n");
+    servin.go(&policy).expect(0, "unless-stopped\n");
     servin.go(&["stop", "-t", "1", "ever"]).expect(0, "ever\n");
     assert!(state(&servin, "ever").starts_with("exited "));
     let refused = servin.go(&["run", "--rm", "--restart", "always", BASE, "true"]);

@@ -70,6 +70,12 @@ const UPDATE: &[(&str, Option<char>, &str, &str)] = &[
     ("--memory-reservation", None, "SIZE", "Memory that is taken from the container last"),
     ("--memory-swap", None, "SIZE", "Memory and swap together; the machine has no swap"),
     ("--cpu-shares", Some('c'), "N", "Weight among other containers, from its next start"),
+    (
+        "--restart",
+        None,
+        "POLICY",
+        "What happens when the program ends: no, on-failure[:N], always, unless-stopped",
+    ),
 ];
 /// Flags of docker's `update` that are refused by name.
 const UPDATE_UNBUILT: &[&str] = &[
@@ -81,7 +87,6 @@ const UPDATE_UNBUILT: &[&str] = &[
     "cpuset-cpus",
     "cpuset-mems",
     "kernel-memory",
-    "restart",
 ];
 
 /// Adds the verbs.
@@ -97,7 +102,7 @@ pub(super) fn add(command: Command) -> Command {
     };
     let verb =
         |name: &'static str, about: &'static str| Command::new(name).about(about).args_override_self(true);
-    let mut update = verb("update", "Change the limits of containers").arg(names(1));
+    let mut update = verb("update", "Change the limits and the restart policy of containers").arg(names(1));
     for &(flag, short, name, help) in UPDATE {
         let mut arg = value(long(flag.trim_start_matches('-')), name).help(help);
         if let Some(short) = short {

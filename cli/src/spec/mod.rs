@@ -8,7 +8,7 @@ pub(crate) mod limits;
 pub(crate) mod moment;
 mod mount;
 mod network;
-mod restart;
+pub(crate) mod restart;
 mod run;
 pub(crate) mod size;
 #[cfg(test)]

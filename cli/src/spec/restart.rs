@@ -8,7 +8,7 @@ use servin_engine::ext4::{LEAST_SIZE, MOST_SIZE};
 use super::size;
 
 /// `no`, `on-failure`, `on-failure:N`, `always`, `unless-stopped`.
-pub(super) fn policy(text: &str) -> Result<Restart, String> {
+pub(crate) fn policy(text: &str) -> Result<Restart, String> {
     match text.split_once(':') {
         None => match text {
             "" | "no" => Ok(Restart::No),

@@ -193,6 +193,8 @@ pub struct Update {
     pub memory_swap: Option<i64>,
     /// See [`Limits::cpu_shares`].
     pub cpu_shares: Option<u64>,
+    /// What happens when the program ends.
+    pub restart: Option<super::Restart>,
 }
 
 impl Update {
@@ -211,6 +213,12 @@ impl Update {
         limits.memory_reservation = self.memory_reservation.or(limits.memory_reservation);
         limits.memory_swap = self.memory_swap.or(limits.memory_swap);
         limits.cpu_shares = self.cpu_shares.or(limits.cpu_shares);
+        request.restart = self.restart.unwrap_or(request.restart);
+    }
+
+    /// Whether it changes a limit, so that the guest is to be told.
+    pub(crate) fn has_limits(&self) -> bool {
+        *self != Update { restart: self.restart, ..Update::default() }
     }
 
     /// What the guest is told.

@@ -58,9 +58,13 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
     }
 
-    /// Changes the container's limits, for a client.
+    /// Changes the container's limits and what happens at its end, for a client.
     pub(super) fn update(&mut self, id: u64, update: Update) {
         let room = self.start.memory;
+        if update.restart.is_some() && !update.has_limits() {
+            self.apply(&update);
+            return self.leave(id, &Tell::Done);
+        }
         if self.phase != Phase::Running {
             return self.leave(id, &failed("the container is not running".into()));
         }
@@ -91,12 +95,17 @@ impl<M: Machine, R: Record> Session<M, R> {
     pub(super) fn on_updated(&mut self, errno: i32, message: &str) {
         let Some((id, update)) = self.updates.pop_front() else { return };
         if message.is_empty() {
-            self.record.updated(&update);
+            self.apply(&update);
             self.leave(id, &Tell::Done);
         } else {
             let why = super::guest::reason(message, errno);
             self.leave(id, &failed(format!("the guest could not change its limits: {why}")));
         }
+    }
+
+    fn apply(&mut self, update: &Update) {
+        self.start.restart = update.restart.unwrap_or(self.start.restart);
+        self.record.updated(update);
     }
 
     pub(super) fn leave(&mut self, id: u64, tell: &Tell) {

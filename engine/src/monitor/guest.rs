@@ -13,7 +13,6 @@ use super::machine::Machine;
 use super::program::{Outcome, Program, Stream};
 use super::session::{MAIN, Phase, Record, Session};
 use super::wire::{self, Exit, Failure, Output, Tell};
-use crate::container::Restart;
 
 /// A message of the control connection, or why there is none.
 enum Control {
@@ -171,11 +170,8 @@ impl<M: Machine, R: Record> Session<M, R> {
     /// the names, before it looks at the second.
     fn configure(&mut self) {
         self.phase = Phase::Preparing;
-        let mut configure = match self.start.restart {
-            Restart::No => std::mem::take(&mut self.start.configure),
-            // It is needed again.
-            _ => self.start.configure.clone(),
-        };
+        // It is needed again if a policy starts the program again.
+        let mut configure = self.start.configure.clone();
         configure.root = self.machine.root();
         configure.realtime_ns = u64::try_from(crate::store::now_ns()).ok();
         self.tell_guest(&HostMessage::Configure(configure));

@@ -51,6 +51,30 @@ fn a_paused_container_refuses_what_would_hang_and_goes_on_as_it_was() {
 }
 
 #[test]
+fn a_new_policy_holds_from_the_next_end_of_the_program() {
+    let mut run = run(&["wait"], How::default());
+    run.started();
+    let policy = |run: &Run, restart| {
+        one(run, Ask::Update(Box::new(Update { restart: Some(restart), ..Update::default() })))
+    };
+    assert_eq!(policy(&run, Restart::Always), Tell::Done);
+    assert_eq!(one(&run, Ask::Kill(2)), Tell::Done);
+    recorded(&run, |line| line == "resting 130");
+    // It counts also between two starts.
+    assert_eq!(policy(&run, Restart::No), Tell::Done);
+    let until = Instant::now() + super::super::testing::LIMIT;
+    while run.record.lock().unwrap().iter().filter(|line| *line == "started").count() < 2 {
+        assert!(Instant::now() < until, "{:?}", run.record.lock().unwrap());
+        std::thread::yield_now();
+    }
+    assert_eq!(one(&run, Ask::Kill(2)), Tell::Done);
+    run.session.join().unwrap();
+    let record = run.record.lock().unwrap().clone();
+    let ends: Vec<&String> = record.iter().filter(|line| line.contains("130")).collect();
+    assert_eq!(ends, ["resting 130", "ended 130 oom=false"]);
+}
+
+#[test]
 fn a_signal_to_a_paused_container_lets_it_go_on() {
     for ask in [Ask::Kill(15), Ask::Stop(Some(20))] {
         let mut run = run(&["wait"], How::default());
