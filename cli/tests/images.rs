@@ -148,7 +148,7 @@ fn what_cannot_be_done_is_one_line_and_changes_nothing() {
         (&["history", "nope"], "no such image: nope"),
         (&["save", "nope"], "no such image: nope"),
         (&["image", "prune"], "say --force where nobody can be asked"),
-        (&["image", "build", "x"], "image build is not built yet"),
+        (&["image", "build", "x"], "cannot open the context x: No such file"),
     ] {
         let said = place.fails(words);
         assert!(said.starts_with("servin: ") && said.contains(why), "{words:?}: {said}");

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use super::{Verb, all, is_on, registry, switch, text, value, values};
+use super::{Verb, all, build, is_on, registry, switch, text, value, values};
 use crate::error::{Error, Result};
 
 /// A verb of images with its arguments.
@@ -64,7 +64,7 @@ const NAMES: [(&str, &str, &[&str]); 6] = [
 ];
 
 /// What is refused by name in the `image` group.
-const UNBUILT: [&str; 2] = ["build", "import"];
+const UNBUILT: [&str; 1] = ["import"];
 
 /// Adds the verbs.
 pub(super) fn add(mut command: Command) -> Command {
@@ -77,6 +77,7 @@ pub(super) fn add(mut command: Command) -> Command {
         let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
         group = group.subcommand(Command::new(name).hide(true).disable_help_flag(true).arg(rest));
     }
+    group = group.subcommand(build::command("build"));
     group = group.subcommand(registry::pull(Command::new("pull")));
     group = group.subcommand(registry::push(Command::new("push")));
     let prune = Command::new("prune")
@@ -111,7 +112,7 @@ fn one(name: &str, command: Command) -> Command {
             .arg(quiet("Show no progress")),
         "images" => command
             .about("List images")
-            .arg(switch(both("all", 'a')).help("The same: there are no intermediate images"))
+            .arg(switch(both("all", 'a')).help("The same: images without a name are listed anyway"))
             .arg(switch(long("digests")).help("Show digests"))
             .arg(
                 values(both("filter", 'f'), "KEY=VALUE")
@@ -186,6 +187,9 @@ pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
         let Some((word, matches)) = matches.subcommand() else { return Ok(None) };
         if UNBUILT.contains(&word) {
             return Err(Error::NotBuilt { what: format!("image {word}"), code: 1 });
+        }
+        if word == "build" {
+            return Ok(Some(Verb::Build(Box::new(build::read(matches)?))));
         }
         if registry::IN_GROUP.contains(&word) {
             return registry::read(word, matches);
@@ -333,7 +337,7 @@ mod tests {
         ] {
             assert!(verb(bad).is_err(), "{bad:?}");
         }
-        let refused = verb(&["image", "build", "--all", "x"]).unwrap_err();
-        assert_eq!(refused.to_string(), "image build is not built yet in this version of servin");
+        let refused = verb(&["image", "import", "x"]).unwrap_err();
+        assert_eq!(refused.to_string(), "image import is not built yet in this version of servin");
     }
 }

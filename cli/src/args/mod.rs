@@ -7,6 +7,7 @@
 //! What it means is `crate::spec`'s business.
 
 mod bench;
+mod build;
 mod completion;
 mod container;
 mod files;
@@ -35,6 +36,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 pub(crate) use bench::Bench;
+pub(crate) use build::Build;
 pub(crate) use container::{Attach, Container, Exec, Logs, Ps};
 pub(crate) use files::{About, Commit, Files};
 pub(crate) use image::{Image, Inspect, List};

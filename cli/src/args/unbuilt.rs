@@ -49,7 +49,7 @@ const RUN_FLAGS: &[(&str, Option<char>, bool)] = &[
 ];
 
 /// Verbs.
-const VERBS: &[&str] = &["build", "search"];
+const VERBS: &[&str] = &["search"];
 
 /// Adds the flags of `run`, hidden.
 pub(super) fn run_flags(mut command: Command) -> Command {

@@ -3,9 +3,9 @@
 use clap::{ArgMatches, Command};
 
 use super::{
-    Bench, Container, Files, Image, Inspect, Registry, Run, Running, SharedNetwork, Snapshot, Starting,
-    System, Vm, Volume, bench, completion, container, files, image, registry, run, running, shared_network,
-    snapshot, start, system, vm, volume,
+    Bench, Build, Container, Files, Image, Inspect, Registry, Run, Running, SharedNetwork, Snapshot,
+    Starting, System, Vm, Volume, bench, build, completion, container, files, image, registry, run, running,
+    shared_network, snapshot, start, system, vm, volume,
 };
 use crate::error::Result;
 
@@ -22,6 +22,8 @@ pub(crate) enum Verb {
     System(System),
     /// `servin images` and the like
     Image(Image),
+    /// `servin build`
+    Build(Box<Build>),
     /// `servin pull` and the like
     Registry(Registry),
     /// `servin create`, `start` and the like
@@ -53,6 +55,7 @@ pub(super) fn add(command: Command) -> Command {
     let command = container::add(command.subcommand(run::command()));
     let command = system::add(image::add(running::add(files::add(start::add(command)))));
     bench::add(shared_network::add(volume::add(vm::add(registry::add(snapshot::add(command))))))
+        .subcommand(build::command("build"))
         .subcommand(completion::command())
         .subcommand(Command::new("doctor").about("Say what this host offers, and what to do about it"))
         .subcommand(Command::new("version").about("Print the version of servin and what it was built for"))
@@ -60,6 +63,9 @@ pub(super) fn add(command: Command) -> Command {
 
 /// Reads the verb `name`.
 pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Verb> {
+    if name == "build" {
+        return Ok(Verb::Build(Box::new(build::read(matches)?)));
+    }
     if let Some(verb) = image::read(name, matches)? {
         return Ok(verb);
     }

@@ -91,20 +91,20 @@ fn means_content(path: &[u8]) -> bool {
 }
 
 /// The last name of a path; empty for a root, or for what is not a name.
-fn base(path: &[u8]) -> Vec<u8> {
+pub(super) fn base(path: &[u8]) -> Vec<u8> {
     let name = path.split(|byte| *byte == b'/').rfind(|name| !matches!(*name, b"" | b"."));
     name.filter(|name| *name != b"..").unwrap_or_default().to_vec()
 }
 
 /// What a path is in; the path is absolute.
-fn parent(path: &[u8]) -> Vec<u8> {
+pub(super) fn parent(path: &[u8]) -> Vec<u8> {
     let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
     let path = path.get(..end).unwrap_or_default();
     let slash = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
     absolute(path.get(..slash).unwrap_or_default())
 }
 
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     match (directory.is_empty(), name.is_empty()) {
         (true, _) => name.to_vec(),
         (_, true) => directory.to_vec(),
@@ -168,7 +168,7 @@ fn out_of(client: &mut Client, path: &[u8], to: &Side, follow: bool, archive: bo
 }
 
 /// What is at a path where something is to be put, and where that is: symbolic links at its end are followed.
-fn place(client: &mut Client, path: &[u8]) -> Result<(Vec<u8>, Option<Node>)> {
+pub(super) fn place(client: &mut Client, path: &[u8]) -> Result<(Vec<u8>, Option<Node>)> {
     let mut path = absolute(path);
     for _ in 0..LINKS {
         match client.stat(&path, false)? {
@@ -215,12 +215,17 @@ fn into(client: &mut Client, from: &Side, path: &[u8], follow: bool, archive: bo
         (None, _) | (Some(false), false) => (parent(&path), base(&path)),
     };
     client.ask(&FilesAsk::Write { path: directory })?;
-    let sent = send_tree(client, host, &name, follow, archive);
+    let sent = send_tree(client, host, &name, follow, &mut |_, node| {
+        if !archive {
+            (node.uid, node.gid) = (0, 0);
+        }
+        true
+    });
     finish(client, sent)
 }
 
 /// Ends what was sent and takes the answer. What could not be read here is told before what the guest makes of that.
-fn finish(client: &mut Client, sent: servin_engine::Result<()>) -> Result<()> {
+pub(super) fn finish(client: &mut Client, sent: servin_engine::Result<()>) -> Result<()> {
     sent?;
     client.ask(&FilesAsk::End)?;
     Ok(client.done()?)

@@ -1,6 +1,7 @@
 //! One file for each verb: what is done.
 
 mod bench;
+mod build;
 mod commit;
 mod containers;
 mod copy;
@@ -121,6 +122,7 @@ pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
             }
             Image::Prune { all, force } => prune::run(global, all, force),
         },
+        Verb::Build(typed) => build::run(global, &typed),
         Verb::Registry(registry) => match registry {
             Registry::Pull { image, quiet, platform } => {
                 pull::run(global, &image, quiet, platform.as_deref())

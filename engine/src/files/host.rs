@@ -213,12 +213,18 @@ fn times(node: &Node) -> Timestamps {
 }
 
 /// Sends a file or directory of the host as nodes, under the path `name`, between a [`FilesAsk::Write`] and a
-/// [`FilesAsk::End`]. A symbolic link at its end is followed with `follow`; those inside never are. Without `owners`
-/// everything belongs to root.
+/// [`FilesAsk::End`]. A symbolic link at its end is followed with `follow`; those inside never are. `shape` sees each node
+/// as it is here, may change its owner and permissions, and says whether it is sent.
 ///
 /// # Errors
 /// Something cannot be read, or the other side is gone.
-pub fn send_tree(client: &mut Client, source: &Path, name: &[u8], follow: bool, owners: bool) -> Result<()> {
+pub fn send_tree(
+    client: &mut Client,
+    source: &Path,
+    name: &[u8],
+    follow: bool,
+    shape: &mut dyn FnMut(&Path, &mut Node) -> bool,
+) -> Result<()> {
     let fail = |path: &Path| {
         let path = path.to_path_buf();
         move |source| Error::io("read", path, source)
@@ -242,8 +248,8 @@ pub fn send_tree(client: &mut Client, source: &Path, name: &[u8], follow: bool, 
                 _ => NodeKind::File,
             },
             mode: meta.mode() & 0o7777,
-            uid: if owners { meta.uid() } else { 0 },
-            gid: if owners { meta.gid() } else { 0 },
+            uid: meta.uid(),
+            gid: meta.gid(),
             mtime: (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0)),
             size: if kind.is_file() { meta.len() } else { 0 },
             device: (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())),
@@ -256,7 +262,8 @@ pub fn send_tree(client: &mut Client, source: &Path, name: &[u8], follow: bool, 
         if node.kind == NodeKind::Symlink {
             node.link = fs::read_link(&path).map_err(fail(&path))?.into_os_string().as_bytes().to_vec();
         }
-        if node.kind != NodeKind::Directory && meta.nlink() > 1 {
+        let sent = shape(&path, &mut node);
+        if sent && node.kind != NodeKind::Directory && meta.nlink() > 1 {
             match first.get(&(meta.dev(), meta.ino())) {
                 Some(known) => {
                     (node.kind, node.size) = (NodeKind::HardLink, 0);
@@ -268,9 +275,11 @@ pub fn send_tree(client: &mut Client, source: &Path, name: &[u8], follow: bool, 
             }
         }
         let (kind, size) = (node.kind, node.size);
-        client.ask(&FilesAsk::Node(node))?;
+        if sent {
+            client.ask(&FilesAsk::Node(node))?;
+        }
         match kind {
-            NodeKind::File if size > 0 => send_data(client, &path, size, follow)?,
+            NodeKind::File if sent && size > 0 => send_data(client, &path, size, follow)?,
             NodeKind::Directory => {
                 for entry in fs::read_dir(&path).map_err(fail(&path))? {
                     let entry = entry.map_err(fail(&path))?;

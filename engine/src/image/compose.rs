@@ -19,6 +19,8 @@ pub struct Composed {
     pub name: Option<Reference>,
     /// Who made it.
     pub author: String,
+    /// What was done before that made no layer, in its history.
+    pub before: Vec<String>,
     /// What it was made by, in its history.
     pub created_by: String,
     /// A comment, in its history.
@@ -30,8 +32,10 @@ pub struct Composed {
 /// A change of an image's configuration, as a line of a Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// `CMD`, `ENTRYPOINT`: a list of words.
+    /// `CMD`, `ENTRYPOINT`, `SHELL`: a list of words.
     Words(&'static str, Vec<String>),
+    /// `HEALTHCHECK`, as docker writes it.
+    Healthcheck(Value),
     /// `USER`, `WORKDIR`, `STOPSIGNAL`: a text.
     Text(&'static str, String),
     /// `ENV`: `NAME=value`.
@@ -46,6 +50,7 @@ impl Change {
     fn apply(&self, process: &mut Map<String, Value>) {
         match self {
             Change::Words(key, words) => _ = process.insert((*key).into(), json!(words)),
+            Change::Healthcheck(check) => _ = process.insert("Healthcheck".into(), check.clone()),
             Change::Text(key, text) => _ = process.insert((*key).into(), json!(text)),
             Change::Env(name, value) => {
                 let mut list = process.get("Env").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -76,6 +81,18 @@ impl Images<'_> {
     /// # Errors
     /// The base is gone, or the layer is no layer.
     pub fn commit(&self, base: &Image, composed: &Composed, write: WriteLayer<'_>) -> Result<LoadedImage> {
+        self.on(base, composed, Some(write))
+    }
+
+    /// Makes an image of another with the same layers.
+    ///
+    /// # Errors
+    /// The base is gone.
+    pub fn configure(&self, base: &Image, composed: &Composed) -> Result<LoadedImage> {
+        self.on(base, composed, None)
+    }
+
+    fn on(&self, base: &Image, composed: &Composed, write: Option<WriteLayer<'_>>) -> Result<LoadedImage> {
         let blobs = self.blobs(&base.id)?;
         let diff_ids =
             base.config.rootfs.diff_ids.iter().map(|id| id.parse()).collect::<Result<Vec<Digest>>>()?;
@@ -104,9 +121,8 @@ impl Images<'_> {
         }
         let fail = |source| Error::Files { what: "read the archive".into(), source };
         let (mut stream, _) = layer::decompress(source).map_err(fail)?;
-        self.compose(config, Vec::new(), composed, &mut |out| {
-            io::copy(&mut stream, out).map(drop).map_err(fail)
-        })
+        let write: WriteLayer<'_> = &mut |out| io::copy(&mut stream, out).map(drop).map_err(fail);
+        self.compose(config, Vec::new(), composed, Some(write))
     }
 
     fn compose(
@@ -114,17 +130,20 @@ impl Images<'_> {
         mut config: Value,
         mut layers: Vec<(Blob, Digest)>,
         composed: &Composed,
-        write: WriteLayer<'_>,
+        write: Option<WriteLayer<'_>>,
     ) -> Result<LoadedImage> {
         let scratch = self.store.scratch()?;
         let path = scratch.path().join("layer");
         let fail = |source| Error::io("write", &path, source);
-        let file = File::create_new(&path).map_err(fail)?;
-        let mut out = Hashing::new(BufWriter::with_capacity(1 << 18, file));
-        write(&mut out)?;
-        out.flush().map_err(fail)?;
-        let (_, digest, size) = out.finish();
-        layers.push((Blob { path: path.clone(), digest, size }, digest));
+        let has_layer = write.is_some();
+        if let Some(write) = write {
+            let file = File::create_new(&path).map_err(fail)?;
+            let mut out = Hashing::new(BufWriter::with_capacity(1 << 18, file));
+            write(&mut out)?;
+            out.flush().map_err(fail)?;
+            let (_, digest, size) = out.finish();
+            layers.push((Blob { path: path.clone(), digest, size }, digest));
+        }
 
         let created = rfc3339(now_ns());
         let not_an_object =
@@ -133,10 +152,19 @@ impl Images<'_> {
         let diff_ids: Vec<String> = layers.iter().map(|(_, id)| id.to_string()).collect();
         map.insert("rootfs".into(), json!({ "type": "layers", "diff_ids": diff_ids }));
         let mut history = map.get("history").and_then(Value::as_array).cloned().unwrap_or_default();
-        history.push(json!({
-            "created": created, "created_by": composed.created_by, "comment": composed.comment,
-            "author": composed.author,
-        }));
+        for step in &composed.before {
+            history.push(json!({ "created": created, "created_by": step, "empty_layer": true }));
+        }
+        if has_layer || !composed.created_by.is_empty() {
+            let mut step = json!({
+                "created": created, "created_by": composed.created_by, "comment": composed.comment,
+                "author": composed.author,
+            });
+            if let (false, Some(step)) = (has_layer, step.as_object_mut()) {
+                step.insert("empty_layer".into(), true.into());
+            }
+            history.push(step);
+        }
         map.insert("history".into(), history.into());
         map.insert("created".into(), created.into());
         if !composed.author.is_empty() {
