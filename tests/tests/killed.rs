@@ -61,7 +61,7 @@ fn names(dir: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Nothing of a container lives or is left half-made. A command has run since the kill.
+/// Nothing of a container lives or is left half-made, once a command has run after its monitor was gone.
 #[track_caller]
 fn assert_nothing_lives(servin: &Servin, when: &str) {
     let until = Instant::now() + Duration::from_secs(30);
@@ -69,6 +69,7 @@ fn assert_nothing_lives(servin: &Servin, when: &str) {
         assert!(Instant::now() < until, "{when}: processes are left: {:?}", processes(servin));
         std::thread::sleep(Duration::from_millis(20));
     }
+    assert_eq!(servin.go(&["ps", "-q"]).code, Some(0));
     let root = servin.data_root();
     assert_eq!(
         names(&root.join("run")).iter().filter(|name| *name != ".lock").count(),

@@ -150,6 +150,21 @@ impl<'a> Images<'a> {
         Ok(path)
     }
 
+    /// Gives back what an image's root file system takes on disk, until [`Images::root`] builds it anew. A machine that has it
+    /// open keeps it.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn forget_root(&self, image: &Image) -> Result<()> {
+        let path = self.root_path(&image.id);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path, source))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Builds the root file system of an image from its layers; the same bytes each time.
     pub(crate) fn build_root(&self, image: &Image, to: &std::path::Path) -> Result<()> {
         let blobs = self.blobs(&image.id)?;

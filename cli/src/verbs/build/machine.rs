@@ -6,6 +6,7 @@ use servin_engine::Error as Failure;
 use servin_engine::container::{self, Request};
 use servin_engine::files::{Client, FilesAsk, TarWriter, Told};
 use servin_engine::image::{Composed, Image, Images};
+use servin_engine::monitor::wire::{Ask, Failure as Failed};
 use servin_engine::monitor::{Launch, What};
 
 use crate::args::Global;
@@ -44,8 +45,9 @@ impl<'a> Container<'a> {
         Ok(Container { global, id: record.id })
     }
 
-    /// One that ran, and its exit code. Its output is ours, but for a quiet one, whose is kept from the user.
-    pub(super) fn run(global: &'a Global, request: Request, quiet: bool) -> Result<(Self, i32)> {
+    /// One that ran, and its exit code. With `warm` from a template, or to leave one: an image between two steps is not worth
+    /// it. Its output is ours, but for a quiet one, whose is kept from the user.
+    pub(super) fn run(global: &'a Global, request: Request, warm: bool, quiet: bool) -> Result<(Self, i32)> {
         let watch = Watch { sig_proxy: !quiet, detach: quiet, ..Watch::default() };
         let host = |what: &str| {
             let what = what.to_owned();
@@ -57,7 +59,7 @@ impl<'a> Container<'a> {
             size: None,
             began: Instant::now(),
             keep_stderr: global.log_level >= log::LevelFilter::Debug,
-            warm: true,
+            warm,
             trace: None,
             what: What::Run(Box::new(Request { detach: quiet, ..request })),
         };
@@ -74,11 +76,11 @@ impl<'a> Container<'a> {
                 let code = {
                     let store = open(global)?;
                     let record = store.containers().find(&made.id)?;
-                    wait::exit_code(&store, &record, &servin_engine::monitor::wire::Ask::Wait)?
+                    wait::exit_code(&store, &record, &Ask::Wait)?
                 };
                 Ok((made, code))
             }
-            End::Failed(failure) => Err(Error::Monitor(failure)),
+            End::Failed(failure) => Err(Error::Monitor(Failed { code: 1, ..failure })),
             End::Lost => Err(lost(global, &made.id, 1)),
         }
     }

@@ -286,7 +286,18 @@ impl Build<'_> {
         let store = super::store(self.global)?;
         let images = Images::new(&store);
         let made = images.configure(&stage.image, &composed)?;
+        self.passed(&stage.image, stage.is_base)?;
         Ok(images.find(&made.id.to_string())?)
+    }
+
+    /// An image that the stage has left behind. Its layers are in the next one; it is only taken again if that is not.
+    fn passed(&self, image: &Image, is_base: bool) -> Result<()> {
+        if is_base {
+            return Ok(());
+        }
+        let store = super::store(self.global)?;
+        let images = Images::new(&store);
+        if images.names(&image.id)?.is_empty() { Ok(images.forget_root(image)?) } else { Ok(()) }
     }
 
     /// An instruction as it was written, on one line.

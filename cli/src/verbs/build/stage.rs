@@ -31,6 +31,8 @@ pub(super) struct Stage {
     pub(super) before: Vec<String>,
     /// A CMD stands in this stage.
     has_cmd: bool,
+    /// The image is one that the stage was begun with, not one of its steps'.
+    pub(super) is_base: bool,
 }
 
 impl Stage {
@@ -56,6 +58,7 @@ impl Stage {
             pending: Vec::new(),
             before: Vec::new(),
             has_cmd: false,
+            is_base: true,
             image,
         }
     }

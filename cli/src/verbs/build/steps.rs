@@ -90,7 +90,7 @@ impl Build<'_> {
             let all = proxies.map(|(name, value)| format!("{name}={value}"));
             let all = all.chain(variables.chain(&stage.env).map(|(name, value)| format!("{name}={value}")));
             request.env = all.map(Into::into).collect();
-            let (container, code) = Container::run(self.global, request, self.typed.quiet)?;
+            let (container, code) = Container::run(self.global, request, stage.is_base, self.typed.quiet)?;
             if code != 0 {
                 let hint = if self.typed.quiet { "; without -q its output is shown" } else { "" };
                 return Err(usage(format!(
@@ -236,7 +236,8 @@ impl Build<'_> {
                 container.commit(&stage.image, &composed)?
             }
         };
-        stage.image = image;
+        self.passed(&stage.image, stage.is_base)?;
+        (stage.image, stage.is_base) = (image, false);
         stage.pending.clear();
         stage.before.clear();
         Ok(())
