@@ -22,7 +22,6 @@ WIN=(servin-init servin-guest-kernel servin-devices servin-vmm servin)
 WIN_TESTS=(servin-devices servin-vmm)
 NOT_YET=(
   'macOS: servin-engine: it names KVM, Linux system calls and the passthrough of directories (servin says so there)'
-  'macOS on x86_64: the hypervisor: no backend there yet (servin-vmm says so there)'
   'Windows: the parts of servin-devices that hold sockets and directories of the host: vsock, the network, shares'
   'Windows: servin-engine: it names KVM, Linux system calls and the passthrough of directories (servin says so there)'
 )

@@ -56,3 +56,8 @@ pub fn gic(data: &[u8]) {
 pub fn hvf(data: &[u8]) {
     servin_vmm::hv::hvf::testing::fuzz_exits(data);
 }
+
+/// Any exits of Hypervisor.framework on an Intel processor through its backend.
+pub fn vmx(data: &[u8]) {
+    servin_vmm::hv::hvf::vmx::testing::fuzz_exits(data);
+}

@@ -8,7 +8,7 @@ mod devices;
 mod guest;
 
 pub use devices::{chain, fs, mmio, net, serial, switch, vsock};
-pub use guest::{access, assist, gic, hvf, proto, whp};
+pub use guest::{access, assist, gic, hvf, proto, vmx, whp};
 pub use servin_engine::fuzz::{archive as image_archive, layers as image_layers, tar as image_tar};
 
 /// A reader of fuzz input that never runs dry in the middle of a value.
@@ -76,5 +76,5 @@ mod tests {
         };
     }
 
-    replays!(chain mmio fs serial net switch vsock proto access assist gic hvf whp image_archive image_layers image_tar);
+    replays!(chain mmio fs serial net switch vsock proto access assist gic hvf vmx whp image_archive image_layers image_tar);
 }

@@ -11,6 +11,7 @@ pub const UNSAFE: &[(&str, &str)] = &[
     ("devices/src/lock.rs", "fcntl takes a lock by pointer"),
     ("vmm/src/hv/kvm", "ioctls that take pointers, and the run page"),
     ("vmm/src/hv/hvf/ffi.rs", "Hypervisor.framework is C"),
+    ("vmm/src/hv/hvf/vmx/ffi.rs", "Hypervisor.framework is C, and undeclared for Intel processors"),
     ("vmm/src/hv/whp/ffi.rs", "WinHvPlatform.dll is loaded and called"),
     ("vmm/src/memory/unix.rs", "guest memory is mapped and advised"),
     ("vmm/src/hv/conformance", "the guest programs are read from between assembler labels"),

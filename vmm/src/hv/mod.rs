@@ -333,10 +333,12 @@ pub fn open() -> Result<Arc<dyn Hypervisor>, Error> {
     return Ok(Arc::new(whp::Whp::open()?));
     #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
     return Ok(Arc::new(hvf::Hvf::open()?));
+    #[cfg(all(target_os = "macos", target_arch = "x86_64"))]
+    return Ok(Arc::new(hvf::vmx::Vmx::open()?));
     #[cfg(not(any(
         all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")),
         all(target_os = "windows", target_arch = "x86_64"),
-        all(target_os = "macos", target_arch = "aarch64"),
+        all(target_os = "macos", any(target_arch = "x86_64", target_arch = "aarch64")),
     )))]
     Err(Error::NoHypervisor {
         why: format!("servin has no backend for {} on {} yet", std::env::consts::OS, std::env::consts::ARCH),

@@ -63,3 +63,8 @@ fn no_use_of_the_gic_breaks_a_rule() {
 fn no_exit_of_hvf_breaks_a_rule() {
     run("hvf", 400, super::hvf::testing::fuzz_exits);
 }
+
+#[test]
+fn no_exit_of_vmx_breaks_a_rule() {
+    run("vmx", 400, super::hvf::vmx::testing::fuzz_exits);
+}

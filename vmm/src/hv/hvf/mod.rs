@@ -1,4 +1,4 @@
-//! Hypervisor.framework on Apple silicon.
+//! Hypervisor.framework on Apple silicon; on Intel processors it is another one, [`vmx`].
 //!
 //! ```text
 //! device ── IrqLine ──> hv_gic_set_spi (macOS 15 and later)
@@ -25,6 +25,7 @@ pub mod testing;
 mod tests;
 mod vcpu;
 mod vm;
+pub mod vmx;
 
 use std::fmt;
 use std::sync::Arc;

@@ -34,6 +34,7 @@ mod descriptor;
 mod exec;
 pub mod hyperv;
 pub mod ioapic;
+pub mod lapic;
 pub mod paging;
 pub mod pic;
 pub mod ram;
