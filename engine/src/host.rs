@@ -137,10 +137,54 @@ pub(crate) fn cpu_identity() -> Vec<u32> {
     ]
 }
 
-/// What the processor says it is and can do: here the backend's own check at the restore is all there is.
-#[cfg(not(target_arch = "x86_64"))]
+/// What the processors say they are and can do: another answer is another processor.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn cpu_identity() -> Vec<u32> {
+    arm64_identity(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+/// What no backend runs on.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn cpu_identity() -> Vec<u32> {
     Vec::new()
+}
+
+/// MIDR_EL1 of each kind of processor in the machine, put together from what the kernel prints of it, whichever of them runs
+/// this; then a checksum of the features that all have.
+#[cfg(any(test, target_arch = "aarch64"))]
+fn arm64_identity(cpuinfo: &str) -> Vec<u32> {
+    /// MIDR_EL1, bits 19 to 16: the architecture is told by other registers.
+    const BY_FEATURES: u32 = 0xf << 16;
+    let values = |name: &'static str| {
+        cpuinfo.lines().filter_map(move |line| {
+            let (key, value) = line.split_once(':')?;
+            (key.trim() == name).then_some(value.trim())
+        })
+    };
+    let numbers = |name| {
+        values(name).map(|value| match value.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).unwrap_or(u32::MAX),
+            None => value.parse().unwrap_or(u32::MAX),
+        })
+    };
+    let fields = numbers("CPU implementer")
+        .zip(numbers("CPU variant"))
+        .zip(numbers("CPU part").zip(numbers("CPU revision")));
+    let mut identity: Vec<u32> = fields
+        .map(|((implementer, variant), (part, revision))| {
+            (implementer & 0xff) << 24
+                | (variant & 0xf) << 20
+                | BY_FEATURES
+                | (part & 0xfff) << 4
+                | revision & 0xf
+        })
+        .collect();
+    identity.sort_unstable();
+    identity.dedup();
+    let mut features: Vec<_> = values("Features").next().unwrap_or_default().split_whitespace().collect();
+    features.sort_unstable();
+    identity.push(crc32fast::hash(features.join(" ").as_bytes()));
+    identity
 }
 
 fn kind(modules: &Path) -> Option<Kind> {
@@ -176,6 +220,35 @@ mod tests {
         assert_eq!(kind(modules.path()), Some(alone));
         fs::create_dir(modules.path().join("kvm_pvm")).unwrap();
         assert_eq!(kind(modules.path()), Some(Kind::Pvm));
+    }
+
+    #[test]
+    fn an_arm64_identity_is_the_same_on_every_core_and_another_for_other_cores_or_features() {
+        let core = |part: &str, revision: &str| {
+            format!(
+                "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd crc32\nCPU implementer\t: 0x41\n\
+                 CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {part}\nCPU revision\t: {revision}\n\n"
+            )
+        };
+        let (big, little) = (core("0xd0c", "1"), core("0xd05", "0"));
+        let features = crc32fast::hash(b"asimd crc32 fp");
+        assert_eq!(arm64_identity(&big), [0x411f_d0c1, features]);
+        assert_eq!(arm64_identity(&format!("{big}{big}")), arm64_identity(&big));
+        let both = arm64_identity(&format!("{big}{little}{big}"));
+        assert_eq!(both, [0x411f_d050, 0x411f_d0c1, features]);
+        assert_eq!(arm64_identity(&format!("{little}{big}")), both);
+        let fewer = big.replace("crc32", "");
+        assert_ne!(arm64_identity(&fewer), arm64_identity(&big));
+        assert_ne!(arm64_identity(&core("0xd0c", "2")), arm64_identity(&big));
+        // Nonsense is not a reason to fail.
+        assert_eq!(arm64_identity("CPU part: x\n: :\n").len(), 1);
+    }
+
+    #[test]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn this_processor_has_an_identity_and_keeps_it() {
+        assert!(cpu_identity().len() > 1);
+        assert_eq!(cpu_identity(), cpu_identity());
     }
 
     #[test]
