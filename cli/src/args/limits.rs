@@ -81,7 +81,9 @@ fn long(flag: &'static str) -> &'static str {
 
 /// What was typed.
 pub(super) fn read(matches: &ArgMatches) -> Limits {
-    let one = |name: &'static str| Some((name, matches.get_one::<OsString>(long(name))?.clone()));
+    let one = |name: &'static str| {
+        Some((name, matches.try_get_one::<OsString>(long(name)).ok().flatten()?.clone()))
+    };
     let many = |name: &'static str| all(matches, long(name)).into_iter().map(move |value| (name, value));
     Limits {
         one: VALUES.iter().filter_map(|(name, ..)| one(name)).collect(),

@@ -80,9 +80,9 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed> {
         return Ok(Typed::Text(command().render_long_help().to_string()));
     }
     // `run` is on the way to a container's first byte: it does not pay for the other verbs, nor for flags that are
-    // refused. What this reads, the whole command reads the same way; the rest, help and errors too, is left to that.
+    // refused or not typed. What this reads, the whole command reads the same way; the rest, help and errors too, is left to that.
     let quick = (typed_first(&argv) == Some("run"))
-        .then(|| frame().subcommand(run::built()).try_get_matches_from(&argv).ok())
+        .then(|| frame().subcommand(run::typed(&argv)).try_get_matches_from(&argv).ok())
         .flatten();
     let matches = match quick.map_or_else(|| command().try_get_matches_from(&argv), Ok) {
         Ok(matches) => matches,
@@ -249,7 +249,7 @@ fn utf8(value: &std::ffi::OsStr) -> Result<String, String> {
 
 /// A flag's values, in the order they were typed.
 fn all(matches: &ArgMatches, name: &str) -> Vec<OsString> {
-    matches.get_many::<OsString>(name).into_iter().flatten().cloned().collect()
+    matches.try_get_many::<OsString>(name).ok().flatten().into_iter().flatten().cloned().collect()
 }
 
 /// A flag's values that must be text, in the order they were typed.

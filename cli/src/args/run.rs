@@ -76,6 +76,31 @@ pub(super) fn built() -> Command {
         .arg(switch(long("no-warm")).help("Boot the guest kernel, and neither use nor leave a template"))
 }
 
+/// The same with those flags alone that this command line can mean: any whose name or letter is in a word that begins with
+/// a dash, be it a flag or not. A command of seventy flags costs a start more than reading the words.
+pub(super) fn typed(argv: &[OsString]) -> Command {
+    let dashed: Vec<&str> = argv.iter().filter_map(|word| word.to_str()?.strip_prefix('-')).collect();
+    let is_long = |name: &str| {
+        dashed
+            .iter()
+            .any(|word| word.strip_prefix('-').is_some_and(|long| long.split('=').next() == Some(name)))
+    };
+    let is_meant = |arg: &Arg| {
+        let name = arg.get_long().is_none_or(is_long);
+        let others = arg.get_all_aliases().into_iter().flatten().any(is_long);
+        let is_typed = |letter| dashed.iter().any(|word| !word.starts_with('-') && word.contains(letter));
+        let letter = arg.get_short().is_some_and(is_typed);
+        // One that is on where it is not typed has to be there.
+        let on = arg.get_default_values().iter().any(|value| value != "false");
+        name || others || letter || on
+    };
+    let whole = built();
+    Command::new("run")
+        .disable_help_flag(true)
+        .args_override_self(true)
+        .args(whole.get_arguments().filter(|arg| is_meant(arg)).cloned())
+}
+
 /// `servin create`: the same without what is about the start.
 pub(super) fn create() -> Command {
     shared("create", "Make a container without starting it, and print its id")
@@ -164,7 +189,8 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Run> {
         text(matches, name)
             .map_err(|what| Error::Usage { what: format!("--{name}: {what}"), verb: "run".into() })
     };
-    let one = |name: &str| matches.get_one::<OsString>(name).cloned();
+    // One that the command was read without was not typed.
+    let one = |name: &str| matches.try_get_one::<OsString>(name).ok().flatten().cloned();
     Ok(Run {
         interactive: is_on(matches, "interactive"),
         tty: is_on(matches, "tty"),
@@ -172,8 +198,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Run> {
         rm: is_on(matches, "rm"),
         read_only: is_on(matches, "read-only"),
         timing: is_on(matches, "timing"),
-        // Not of "create".
-        trace: matches.try_get_one("trace").ok().flatten().cloned(),
+        trace: one("trace"),
         no_warm: is_on(matches, "no-warm"),
         sig_proxy: is_on(matches, "sig-proxy"),
         quiet: is_on(matches, "quiet"),

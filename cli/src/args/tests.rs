@@ -35,11 +35,15 @@ fn words(run: &Run) -> Vec<&str> {
 
 #[test]
 fn run_alone_reads_what_the_whole_command_reads() {
-    let lines: [&[&str]; 4] = [
+    let lines: [&[&str]; 8] = [
         &["run", "-it", "--rm", "-m", "64", "--data-root", "/d", "box", "ps", "-a"],
         &["--data-root", "/d", "run", "-e", "A=1", "-e", "B", "box"],
         &["-D", "--log-level", "info", "run", "--rm=false", "box", "--", "run"],
         &["--data-root", "run", "run", "box"],
+        &["run", "box"],
+        &["run", "--net=none", "--net-alias", "a", "--sig-proxy=false", "--detach-keys", "-x", "-qP", "box"],
+        &["run", "--env", "--rm", "-vh:/c", "--cap-add=ALL", "--pids-limit", "-1", "--init", "-dc5", "box"],
+        &["run", "--trace=t", "--no-warm", "--timing", "-h", "-p", "-u0", "--ulimit", "--x", "box", "--gpus"],
     ];
     for line in lines {
         let argv: Vec<OsString> = ["servin"].iter().chain(line).map(OsString::from).collect();
@@ -50,7 +54,7 @@ fn run_alone_reads_what_the_whole_command_reads() {
             let verb = verb::read(name, of_verb).unwrap();
             format!("{:?} {:?} {verb:?}", matches.get_one::<PathBuf>("data-root"), matches.get_flag("debug"))
         };
-        assert_eq!(read(frame().subcommand(run::built())), read(command()), "{line:?}");
+        assert_eq!(read(frame().subcommand(run::typed(&argv))), read(command()), "{line:?}");
     }
     assert_eq!(typed_first(&["servin", "--data-root", "run", "ps"].map(OsString::from)), Some("ps"));
 }

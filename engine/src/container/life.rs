@@ -129,10 +129,8 @@ pub fn reconcile(store: &Store) -> Result<()> {
         remove_tree(&entry.path())?;
     }
     // Rows without a directory: the machine went down between the two, or a removal was cut.
-    for record in store.containers().list()? {
-        let lives =
-            matches!(record.state, State::Running | State::Paused | State::Restarting | State::Removing);
-        if lives && !living.contains(&record.id) {
+    for record in store.containers().living()? {
+        if !living.contains(&record.id) {
             bury(store, record, false)?;
         }
     }

@@ -1,8 +1,5 @@
 //! The container's row: what is kept in its `config`, and new ids and names.
 
-use std::fs::File;
-use std::io::Read;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Plan, Request};
@@ -19,10 +16,9 @@ pub struct Config {
 
 /// Random bytes of the host.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
-    const SOURCE: &str = "/dev/urandom";
     let mut bytes = [0; N];
-    let read = File::open(SOURCE).and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|source| Error::io("read", SOURCE, source))?;
+    servin_devices::os::random(&mut bytes)
+        .map_err(|source| Error::io("take", "the host's random bytes", source))?;
     Ok(bytes)
 }
 

@@ -229,6 +229,12 @@ impl<'a> Containers<'a> {
         self.many("ORDER BY created_ns DESC, id", ())
     }
 
+    /// The rows that say that their container lives, or is being removed. Every start asks, and pays for no other row.
+    pub fn living(&self) -> Result<Vec<Record>> {
+        // In the words of the table one that rests is running.
+        self.many("WHERE state IN ('running', 'paused', 'removing')", ())
+    }
+
     /// Removes a row; says whether it was there.
     pub fn remove(&self, id: &str) -> Result<bool> {
         let removed = self.store.db.execute("DELETE FROM containers WHERE id = ?1", [id]);
