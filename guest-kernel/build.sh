@@ -74,7 +74,8 @@ compiler="$("${prefix}gcc" -dumpfullversion) $("${prefix}gcc" -dumpmachine) / $(
 config_hash=$(fragment | hash)
 shopt -s nullglob
 patches=("$here"/patches/*.patch)
-patches_hash=$(for p in "${patches[@]}"; do basename "$p"; cat "$p"; done | hash)
+hot=$here/hot-functions.txt
+patches_hash=$(for p in "${patches[@]}" "$hot"; do basename "$p"; cat "$p"; done | hash)
 key=$(echo "recipe $recipe|$identity|$compiler|$config_hash|$patches_hash" | hash)
 
 mode=${1:-}
@@ -143,6 +144,11 @@ done
 (cd "$work/stage" && find . -type f) | while read -r file; do
     cmp -s "$work/stage/$file" "$tree/$file" || cp "$work/stage/$file" "$tree/$file"
 done
+
+# Where the linker puts the functions of a warm start (patch 0023).
+sed 's/.*/*(.text.&)/' "$hot" >"$work/stage/hot-functions.lds"
+cmp -s "$work/stage/hot-functions.lds" "$tree/arch/x86/kernel/hot-functions.lds" ||
+    cp "$work/stage/hot-functions.lds" "$tree/arch/x86/kernel/hot-functions.lds"
 
 say "2/4 configuring"
 # Everything that would tell one build from another is pinned.
