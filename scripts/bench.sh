@@ -2,11 +2,12 @@
 # What servin costs. Boot by instruction count in the nested host, held against benches/budget.json, and device
 # throughput on this machine. Results: target/bench/*.json and the tables printed here.
 #
-#   scripts/bench.sh [boot] [boot-default] [devices]        (none named: boot devices)
+#   scripts/bench.sh [boot] [boot-default] [devices] [podman]        (none named: boot devices podman)
 #
+# podman is podman beside servin in one run (scripts/podman.sh).
 # boot-default is boot with the host's RCU and transparent huge pages as Debian has them, for comparison.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-[ $# -gt 0 ] || set -- boot devices
+[ $# -gt 0 ] || set -- boot devices podman
 mkdir -p target/bench
 results=$root/target/bench
 servin=$target/release/servin
@@ -41,7 +42,8 @@ for what; do
     boot | boot-default) step "$what" 1000 "$root/scripts/bench.sh" ":$what" && sed 's/^/    /' "$logs/$what.log" ;;
     devices) step devices 600 "$target/release/devices" --json "$results/devices.json" &&
       sed 's/^/    /' "$logs/devices.log" ;;
-    *) echo "unknown benchmark $what (known: boot, boot-default, devices)"; exit 2 ;;
+    podman) step podman 1500 scripts/podman.sh && sed 's/^/    /' "$logs/podman.log" ;;
+    *) echo "unknown benchmark $what (known: boot, boot-default, devices, podman)"; exit 2 ;;
   esac
 done
 [ $steps_failed = 0 ]
