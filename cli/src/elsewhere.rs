@@ -37,7 +37,7 @@ fn act(verb: Verb, name: &str) -> Result<u8> {
 
 /// Makes the smallest machine and takes it apart: some hosts refuse only then.
 fn a_machine(hypervisor: Arc<dyn Hypervisor>) -> Result<hv::Caps, VmError> {
-    let plan = Plan::new(memory::anonymous(layout::MIN_MEM_MIB, false)?, 1, layout::GSIS);
+    let plan = Plan::new(memory::anonymous(layout::MIN_MEM_MIB)?, 1, layout::GSIS);
     hypervisor.create(&plan)?;
     Ok(hypervisor.caps().clone())
 }

@@ -116,9 +116,11 @@ impl std::fmt::Debug for Rig {
 #[cfg(unix)]
 #[must_use]
 pub fn region(size: usize, tracked: bool) -> vm_memory::MmapRegion<Written> {
-    let page = std::num::NonZero::new(0x1000).unwrap();
-    let bitmap = tracked.then(|| vm_memory::bitmap::AtomicBitmap::new(size, page));
-    vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(size, bitmap)
+    let written = Written::default();
+    if tracked {
+        written.count(size as u64);
+    }
+    vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(size, written)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
         .build()

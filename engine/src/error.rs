@@ -207,6 +207,14 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
+    /// A snapshot cannot be removed.
+    #[error("cannot remove the snapshot {name}: {by} has only what changed since; remove that first")]
+    SnapshotInUse {
+        /// Its name.
+        name: String,
+        /// What builds on it.
+        by: String,
+    },
     /// A snapshot cannot be restored here.
     #[error("cannot restore {name}: {why}")]
     Snapshot {

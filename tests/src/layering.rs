@@ -82,12 +82,14 @@ pub const VMM: &[Module] = &[
     Below("config", 5),
     Below("gate", 5),
     Below("platform", 5),
+    Below("snapshot::changes", 5),
     Below("snapshot::early", 5),
     Below("snapshot::format", 5),
     Below("snapshot::memory_file", 5),
     Below("trace", 5),
     Below("vcpu", 5),
     Only("snapshot", 6), // saves a whole VM, is restored by the builder
+    Below("written", 6), // asks the hypervisor, for a snapshot
     Below("vm", 6),
     Below("builder", 6),
 ];

@@ -28,6 +28,7 @@ use crate::timeline::{Mark, Timeline};
 use crate::trace::Accesses;
 use crate::vcpu::{Io, Seat, Start};
 use crate::vm::{Device, Vm, describe, lock};
+use crate::written::Written;
 
 /// Says what a VM is made of, then makes it.
 #[derive(Default)]
@@ -207,14 +208,14 @@ impl VmBuilder {
         let words = cmdline::build(&caps, devices.len(), &config.cmdline_extra)?;
         let (virtio, has_serial) = (devices.len(), serial.is_some());
         let mem = match &snapshot {
-            None => memory::anonymous(config.memory_mib, config.track_dirty)?,
+            None => memory::anonymous(config.memory_mib)?,
             Some(snapshot) => {
-                let mem = snapshot.memory.map(config.track_dirty)?;
+                let mem = snapshot.memory.map()?;
                 memory::populate(&mem, snapshot.early.as_deref().unwrap_or_default());
                 mem
             }
         };
-        let plan = Plan { track_dirty: config.track_dirty, ..Plan::new(Arc::clone(&mem), config.cpus, GSIS) };
+        let plan = Plan::new(Arc::clone(&mem), config.cpus, GSIS);
         let machine = hypervisor.create(&plan)?;
         let gate = Arc::new(Gate::new(config.cpus, timeline.clone(), events));
         gate.set_kicks(machine.slots.iter().map(|slot| slot.kick()).collect());
@@ -242,6 +243,7 @@ impl VmBuilder {
             }
         }
         .into_iter();
+        let written = Written::new(snapshot.as_ref().map(Snapshot::id));
         snapshot.map_or(Ok(()), Snapshot::finish)?;
 
         let io = Io { mmio: Arc::new(mmio), ports: Arc::new(ports) };
@@ -266,6 +268,7 @@ impl VmBuilder {
             #[cfg(unix)]
             vsock: vsock.map(|(_, host)| host),
             has_serial,
+            written: Mutex::new(written),
             seats,
             threads: Mutex::default(),
         })

@@ -22,8 +22,6 @@ pub struct Config {
     pub cmdline_extra: String,
     /// How the kernel is entered.
     pub protocol: Protocol,
-    /// Track written pages, for incremental snapshots.
-    pub track_dirty: bool,
 }
 
 impl Default for Config {
@@ -35,7 +33,6 @@ impl Default for Config {
             initramfs: Vec::new(),
             cmdline_extra: String::new(),
             protocol: Protocol::default(),
-            track_dirty: false,
         }
     }
 }

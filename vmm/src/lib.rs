@@ -56,13 +56,14 @@ mod timeline;
 mod trace;
 mod vcpu;
 mod vm;
+mod written;
 
 pub use boot::{Protocol, Source};
 pub use builder::VmBuilder;
 pub use config::Config;
 pub use error::Error;
 pub use event::{ExitReason, VmEvent};
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, SnapshotId};
 pub use timeline::{Mark, Timeline};
 pub use trace::{Access, Accesses};
 pub use vm::Vm;

@@ -16,9 +16,10 @@ use crate::error::Error;
 use crate::event::ExitReason;
 use crate::gate::{End, Gate, Phase};
 use crate::hv::{self, VcpuState};
-use crate::snapshot;
+use crate::snapshot::{self, Snapshot, SnapshotId};
 use crate::timeline::Timeline;
 use crate::vcpu;
+use crate::written::Written;
 
 /// A virtio device with its place on the bus.
 pub(crate) struct Device {
@@ -39,6 +40,7 @@ pub struct Vm {
     #[cfg(unix)]
     pub(crate) vsock: Option<VsockHost>,
     pub(crate) has_serial: bool,
+    pub(crate) written: Mutex<Written>,
     /// vCPUs before the start.
     pub(crate) seats: Mutex<Vec<vcpu::Seat>>,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
@@ -125,12 +127,49 @@ impl Vm {
         self.gate.resume()
     }
 
-    /// Saves a paused VM into the directory `dir`, which must exist. The VM stays paused. Files of an earlier snapshot are
-    /// replaced once the new ones are whole.
+    /// Saves a paused VM into the directory `dir`, which must exist, and tells the number of the snapshot. The VM stays
+    /// paused. Files of an earlier snapshot are replaced once the new ones are whole.
     ///
     /// # Errors
     /// The VM is not paused, has a serial port (whose state cannot be saved), or the host failed.
-    pub fn save(&self, dir: &Path) -> Result<(), Error> {
+    pub fn save(&self, dir: &Path) -> Result<SnapshotId, Error> {
+        let contents = self.contents()?;
+        snapshot::write(dir, contents, None)
+    }
+
+    /// Saves as [`Self::save`] does, but of RAM only what differs from the snapshot `parent`, which must be one of
+    /// [`Self::known`]. Restoring it needs that one as well ([`Snapshot::open_chain`]).
+    ///
+    /// # Errors
+    /// As [`Self::save`], or it is not known what was written since then.
+    pub fn save_changes(&self, dir: &Path, parent: &Snapshot) -> Result<SnapshotId, Error> {
+        // Saving the vCPUs can write guest memory (a clock's page): what is written is asked for afterwards.
+        let contents = self.contents()?;
+        let pages = lock(&self.written).since(&*self.machine, &self.mem, parent.id())?;
+        snapshot::write(dir, contents, Some((parent, &pages)))
+    }
+
+    /// Notes from now on which pages are written, for [`Self::save_changes`]: the VM is paused, and RAM is as it was saved
+    /// in the snapshot `since`. `false` where the hypervisor cannot; what is written costs more from here on.
+    ///
+    /// # Errors
+    /// The VM is not paused, or the hypervisor failed.
+    pub fn follow(&self, since: SnapshotId) -> Result<bool, Error> {
+        if self.gate.phase() != Phase::Paused {
+            return Err(Error::Lifecycle { what: "follow", is: "is not paused" });
+        }
+        lock(&self.written).follow(&*self.machine, &self.mem, since)
+    }
+
+    /// The snapshots since which it is known what was written, the latest first: the one given to [`Self::follow`], and the
+    /// one that the VM was restored from.
+    #[must_use]
+    pub fn known(&self) -> Vec<SnapshotId> {
+        lock(&self.written).known()
+    }
+
+    /// Everything of a paused VM.
+    fn contents(&self) -> Result<snapshot::Contents<'_>, Error> {
         if self.gate.phase() != Phase::Paused {
             return Err(Error::Lifecycle { what: "save", is: "is not paused" });
         }
@@ -144,7 +183,7 @@ impl Vm {
             let transport = lock(&device.transport);
             Ok((transport.device_id(), transport.save()?))
         });
-        let contents = snapshot::Contents {
+        Ok(snapshot::Contents {
             memory_mib: self.config.memory_mib,
             mem: &self.mem,
             devices: devices.collect::<Result<_, Error>>()?,
@@ -152,8 +191,7 @@ impl Vm {
             vcpus: (0..self.config.cpus.into())
                 .map(|index| self.save_vcpu(index))
                 .collect::<Result<_, _>>()?,
-        };
-        snapshot::write(dir, contents)
+        })
     }
 
     /// Has a parked vCPU save itself on its own thread.

@@ -50,7 +50,7 @@ pub fn exits(hypervisor: &dyn Hypervisor, time: Duration) -> Result<Vec<Rate>, E
 
 /// How long the guest's loop of `count` accesses takes.
 fn run(hypervisor: &dyn Hypervisor, access: &[u8], count: u32, offload: bool) -> Result<Duration, Error> {
-    let mem: Mem = memory::anonymous(32, false)?;
+    let mem: Mem = memory::anonymous(32)?;
     let doing = |_| Error::Config("the program does not fit".into());
     let mode = X86Mode::Long { page_table: TABLES };
     X86Entry::write_gdt(&mem, GDT, mode).map_err(doing)?;

@@ -24,6 +24,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("IMAGE", "Image"),
     ("MEMORY", "Memory"),
     ("CREATED", "CreatedSince"),
+    ("PARENT", "Parent"),
     ("SIZE", "Size"),
 ];
 
@@ -39,13 +40,15 @@ pub(crate) fn run(global: &Global, began: Instant, typed: Snapshot) -> Result<u8
         }
         Snapshot::List { quiet, format } => {
             let format = Format::new(format.as_deref(), quiet, "snapshot")?;
-            let rows: Vec<Value> = Snapshots::new(&super::store(global)?).list()?.iter().map(row).collect();
+            let all = Snapshots::new(&super::store(global)?).list()?;
+            let rows: Vec<Value> = all.iter().map(|found| row(found, &all)).collect();
             output::text(&format.show(&rows, COLUMNS, "Name")?);
             Ok(0)
         }
         Snapshot::Inspect { names, format } => inspect(&super::store(global)?, &names, format.as_deref()),
         Snapshot::Remove { names } => {
             let store = super::store(global)?;
+            let names = Snapshots::new(&store).children_first(&names)?;
             each(&names, |name| {
                 Snapshots::new(&store).remove(name)?;
                 Ok(name.to_owned())
@@ -142,7 +145,10 @@ fn restore(global: &Global, began: Instant, typed: args::Restore) -> Result<u8> 
 }
 
 fn inspect(store: &Store, names: &[String], format: Option<&str>) -> Result<u8> {
-    super::inspect::show("snapshot", names, format, |name| Ok(object(&Snapshots::new(store).find(name)?)))
+    let all = Snapshots::new(store).list()?;
+    super::inspect::show("snapshot", names, format, |name| {
+        Ok(object(&Snapshots::new(store).find(name)?, &all))
+    })
 }
 
 fn image(snapshot: &Found) -> String {
@@ -152,7 +158,14 @@ fn image(snapshot: &Found) -> String {
     }
 }
 
-fn row(snapshot: &Found) -> Value {
+/// The snapshot's parent by the name that it has now, or had.
+fn parent(snapshot: &Found, all: &[Found]) -> Option<String> {
+    let parent = snapshot.about.parent.as_ref()?;
+    let now = all.iter().find(|found| found.about.number.as_ref() == Some(&parent.number));
+    Some(now.map_or(&parent.name, |found| &found.name).clone())
+}
+
+fn row(snapshot: &Found, all: &[Found]) -> Value {
     let about = &snapshot.about;
     json!({
         "Name": snapshot.name,
@@ -161,11 +174,12 @@ fn row(snapshot: &Found) -> Value {
         "Memory": human::size(about.config.request.memory),
         "CreatedAt": rfc3339(about.created_ns),
         "CreatedSince": human::ago(about.created_ns, now_ns()),
+        "Parent": parent(snapshot, all).unwrap_or_default(),
         "Size": human::size(snapshot.size),
     })
 }
 
-fn object(snapshot: &Found) -> Value {
+fn object(snapshot: &Found, all: &[Found]) -> Value {
     let about = &snapshot.about;
     json!({
         "Name": snapshot.name,
@@ -180,6 +194,8 @@ fn object(snapshot: &Found) -> Value {
         "Hypervisor": about.hypervisor,
         "Servin": about.servin,
         "Created": rfc3339(about.created_ns),
+        "Number": about.number,
+        "Parent": parent(snapshot, all),
         "Size": snapshot.size,
     })
 }

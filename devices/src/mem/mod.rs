@@ -8,6 +8,8 @@
 mod unix;
 #[cfg(windows)]
 mod windows;
+#[cfg(unix)]
+mod written;
 
 use std::sync::Arc;
 
@@ -19,9 +21,8 @@ pub use unix::{FileRef, file_ref, read_at, read_stream, send, write_at, write_st
 #[cfg(windows)]
 pub use windows::{FileRef, file_ref, read_at, write_at};
 
-/// What a region of guest memory keeps of the pages that devices wrote: a bitmap when dirty tracking was asked for.
 #[cfg(unix)]
-pub type Written = Option<vm_memory::bitmap::AtomicBitmap>;
+pub use written::Written;
 /// What a region of guest memory keeps of the pages that devices wrote: nothing, for no dirty pages are tracked there.
 #[cfg(windows)]
 pub type Written = ();
@@ -53,19 +54,19 @@ mod tests {
     use std::io::{Read, Seek, Write};
     use std::os::fd::AsFd;
 
-    use vm_memory::bitmap::{AtomicBitmap, Bitmap as _};
+    use vm_memory::bitmap::Bitmap as _;
     use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap};
 
     use super::*;
 
     fn ram() -> GuestRam {
         let size = 0x4000;
-        let page = std::num::NonZero::new(0x1000).unwrap();
-        let region =
-            vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(size, Some(AtomicBitmap::new(size, page)))
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
-                .build();
+        let written = Written::default();
+        written.count(size as u64);
+        let region = vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(size, written)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+            .build();
         GuestRam::from_regions(vec![GuestRegionMmap::new(region.unwrap(), GuestAddress(0)).unwrap()]).unwrap()
     }
 
@@ -81,7 +82,7 @@ mod tests {
         ram.read_slice(&mut got, GuestAddress(0x2000)).unwrap();
         assert_eq!(&got, b"4567");
         let region = ram.iter().next().unwrap();
-        let dirty = |at| region.bitmap().as_ref().unwrap().dirty_at(at);
+        let dirty = |at| region.bitmap().dirty_at(at);
         assert!(dirty(0x10) && dirty(0x2000) && !dirty(0x1000) && !dirty(0x3000));
     }
 

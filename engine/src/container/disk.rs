@@ -66,6 +66,11 @@ impl Disk {
         self.make(|file| copy(base, file))
     }
 
+    /// Makes one that is filled in some other way.
+    pub(crate) fn write(&self, fill: impl FnOnce(&File) -> io::Result<()>) -> Result<File> {
+        self.make(fill).map_err(|source| Error::io("make", &self.path, source))
+    }
+
     /// Whole or not at all, and locked before it has its name.
     fn make(&self, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
         let new = self.path.with_extension("new");

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -24,7 +23,7 @@ use crate::monitor::machine::{BootClocks, Ended, Machine};
 use crate::monitor::wire::Clocks;
 use crate::monitor::{MachinePlan, Share};
 use crate::network::Card;
-use crate::snapshot;
+use crate::snapshot::{self, Place};
 use crate::store::now_ns;
 use crate::template::{About, Draft, Key};
 use crate::{Error, Result, chain, trace};
@@ -68,8 +67,8 @@ struct News {
 
 /// Makes the machine and starts it: a clone where there is a template, else from the kernel.
 pub(crate) fn start(plan: &MachinePlan) -> Result<VirtualMachine> {
-    if let Some(dir) = &plan.snapshot {
-        let snapshot = Snapshot::open(dir)?;
+    if let Some(chain) = &plan.snapshot {
+        let snapshot = Snapshot::open_chain(chain)?;
         // It has the devices of the one that was saved.
         let verbose = snapshot.devices().contains(&id::CONSOLE);
         let mut machine = power_on(MachinePlan { verbose, ..plan.clone() }, None, Some(snapshot))?;
@@ -120,7 +119,10 @@ fn changes(
         Ok::<_, Error>(length / SECTOR)
     };
     let base = match (clone_of, &plan.templates, &boot.root) {
-        _ if plan.snapshot.is_some() => plan.snapshot.as_deref().map(snapshot::disk).transpose()?,
+        _ if plan.snapshot.is_some() => match plan.snapshot.as_deref() {
+            Some([whole]) => Some(snapshot::disk::open(whole)?),
+            _ => None,
+        },
         (Some(key), Some(templates), Some(_)) => Some(templates.disk(key)?),
         _ => None,
     };
@@ -129,7 +131,12 @@ fn changes(
         let weak = Arc::downgrade(&base);
         return Ok((Blk::copy_on_write(base, sectors, ID, move |base| own.copy_of(base)).relaxed(), weak));
     }
-    let file = if disk.exists() { disk.open()? } else { disk.create()? };
+    let file = match &plan.snapshot {
+        // What changed since the first of them has nobody to share it with.
+        Some(chain) => disk.write(|file| snapshot::disk::write(chain, file))?,
+        None if disk.exists() => disk.open()?,
+        None => disk.create()?,
+    };
     let sectors = sectors(&file)?;
     let file = file.try_clone().map_err(|source| Error::io("open", "the disk for changes", source))?;
     Ok((Blk::new(file, sectors, false, ID).relaxed(), Weak::new()))
@@ -235,7 +242,7 @@ impl VirtualMachine {
             return Ok(());
         };
         vm.pause()?;
-        let saved = vm.save(draft.path()).map_err(Error::from).and_then(|()| self.keep_disk(&draft));
+        let saved = vm.save(draft.path()).map_err(Error::from).and_then(|_| self.keep_disk(&draft));
         vm.resume()?;
         saved?;
         draft.finish(&About {
@@ -244,6 +251,26 @@ impl VirtualMachine {
             cpus: self.plan.cpus,
             created_ns: now_ns(),
         })
+    }
+}
+
+impl VirtualMachine {
+    /// Saves the container, of whose machine nothing moves.
+    fn try_snapshot(&self, vm: &Vm, place: &Place) -> Result<()> {
+        let Place { dir, below, follow } = place;
+        let id = match &below[..] {
+            [] => vm.save(dir)?,
+            below => vm.save_changes(dir, &Snapshot::open_chain(below)?)?,
+        };
+        match (&self.plan.changes, self.base.upgrade()) {
+            (_, Some(base)) => snapshot::disk::keep(dir, below, &base)?,
+            (Some(disk), None) => snapshot::disk::keep(dir, below, &disk.look()?)?,
+            (None, None) => {}
+        }
+        if *follow {
+            vm.follow(id)?;
+        }
+        Ok(())
     }
 }
 
@@ -361,16 +388,13 @@ impl Machine for VirtualMachine {
         vm.resume().map_err(|error| format!("cannot let the virtual machine go on: {}", chain(&error)))
     }
 
-    fn save(&self, dir: &Path) -> std::result::Result<(), String> {
+    fn known(&self) -> Vec<String> {
+        self.vm.iter().flat_map(Vm::known).map(|id| id.to_string()).collect()
+    }
+
+    fn save(&self, place: &Place) -> std::result::Result<(), String> {
         let vm = self.vm.as_ref().ok_or("the virtual machine has ended")?;
-        let saved = vm.save(dir).map_err(Error::from).and_then(|()| {
-            match (&self.plan.changes, self.base.upgrade()) {
-                (_, Some(base)) => snapshot::keep_disk(dir, &base),
-                (Some(disk), None) => snapshot::keep_disk(dir, &disk.look()?),
-                (None, None) => Ok(()),
-            }
-        });
-        saved.map_err(|error| format!("cannot save the container: {}", chain(&error)))
+        self.try_snapshot(vm, place).map_err(|error| format!("cannot save the container: {}", chain(&error)))
     }
 
     fn main_started(&mut self) {

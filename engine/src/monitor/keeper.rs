@@ -1,12 +1,10 @@
 //! What remains of a container outside its machine: the row, the run directory and the events, kept by its monitor.
 
-use std::path::PathBuf;
-
 use super::session::Record;
 use super::wire::Exit;
 use crate::container::{Config, Health, Request, RootSource, RunDir, Update, remove_container};
 use crate::events::Events;
-use crate::snapshot::{About, Draft, Snapshots, Target};
+use crate::snapshot::{About, Draft, Place, Snapshots, Target};
 use crate::store::{self, State, Store, now_ns};
 use crate::{Error, Result, chain};
 
@@ -168,13 +166,14 @@ impl Record for Keeper {
         }
     }
 
-    fn begin_snapshot(&mut self, target: &Target) -> Result<(), String> {
-        self.draft = Some(Snapshots::new(&self.store).draft(target).map_err(|error| chain(&error))?);
+    fn begin_snapshot(&mut self, target: &Target, known: &[String]) -> Result<(), String> {
+        let draft = Snapshots::new(&self.store).draft(target, known);
+        self.draft = Some(draft.map_err(|error| chain(&error))?);
         Ok(())
     }
 
-    fn snapshot(&self) -> Option<PathBuf> {
-        self.draft.as_ref().map(|draft| draft.path().to_path_buf())
+    fn snapshot(&self) -> Option<Place> {
+        self.draft.as_ref().map(Draft::place)
     }
 
     fn keep_snapshot(&mut self) -> Result<(), String> {

@@ -23,6 +23,7 @@ use crate::guest::Guest;
 use crate::image::{Image, Images};
 use crate::network::{self, Card, Mode, Networks};
 use crate::process::{self, Fork, Signals};
+use crate::snapshot::Chain;
 use crate::store::{self, State, Store};
 use crate::template::Templates;
 use crate::trace::Trace;
@@ -156,8 +157,8 @@ pub(crate) struct MachinePlan {
     pub(crate) image: String,
     /// Where templates are; without, the machine boots and leaves none.
     pub(crate) templates: Option<Templates>,
-    /// The snapshot that it continues, by its directory.
-    pub(crate) snapshot: Option<PathBuf>,
+    /// The snapshot that it continues, with those that it builds on.
+    pub(crate) snapshot: Option<Chain>,
     /// Its start is noted here.
     pub(crate) trace: Option<Trace>,
 }
@@ -300,9 +301,9 @@ pub(crate) fn prepare<M: Machine>(
     let (found, mut machine_plan, mut binds) = match &launch.what {
         What::Run(request) => made(launch, &store, (**request).clone(), Wanted::new(&store, request)?)?,
         What::Restore(restore) => {
-            let (request, wanted) = restore.open(&store)?;
+            let (request, wanted, chain) = restore.open(&store)?;
             let (found, machine_plan, binds) = made(launch, &store, request, wanted)?;
-            (found, MachinePlan { snapshot: Some(restore.snapshot.clone()), ..machine_plan }, binds)
+            (found, MachinePlan { snapshot: Some(chain), ..machine_plan }, binds)
         }
         What::Start { id, .. } | What::Files(id) => {
             let mut found = Found::again(&store, id)?;

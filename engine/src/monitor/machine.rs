@@ -3,12 +3,12 @@
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Instant;
 
 use servin_init::proto::{Hello, Root};
 
 use super::wire::Clocks;
+use crate::snapshot::Place;
 
 /// Why a machine is not running any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,11 +78,15 @@ pub(crate) trait Machine {
     /// Lets them go on.
     fn resume(&mut self) -> Result<(), String>;
 
-    /// Writes the machine, with what is on the container's disk, into a directory. It is paused.
+    /// Numbers of the snapshots since which it knows what was written, the latest first.
+    fn known(&self) -> Vec<String>;
+
+    /// Writes the machine, with what is on the container's disk, into a directory: all of it, or what changed since the
+    /// snapshot that this one is to build on. It is paused.
     ///
     /// # Errors
     /// Why it cannot be saved.
-    fn save(&self, dir: &Path) -> Result<(), String>;
+    fn save(&self, place: &Place) -> Result<(), String>;
 
     /// The main program runs.
     fn main_started(&mut self);

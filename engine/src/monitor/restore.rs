@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::container::{Request, Restart, Wanted, new_id, short};
 use crate::image::Images;
 use crate::network::{Mode, Publish};
-use crate::snapshot;
+use crate::snapshot::{self, Chain};
 use crate::store::Store;
 use crate::volume::Volumes;
 use crate::{Error, Result};
@@ -28,9 +28,9 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// What the new container is. Everything that it needs and that is not in the snapshot must be there.
-    pub(super) fn open(&self, store: &Store) -> Result<(Request, Wanted)> {
-        let about = snapshot::open(&self.snapshot)?;
+    /// What the new container is, and where it is saved. Everything that it needs and that is not in the snapshot must be there.
+    pub(super) fn open(&self, store: &Store) -> Result<(Request, Wanted, Chain)> {
+        let (about, chain) = snapshot::open(store, &self.snapshot)?;
         let fail = |why: String| Error::Snapshot { name: self.snapshot.display().to_string(), why };
         let image = match about.image()? {
             Some(id) => Some(Images::new(store).find(&id.to_string()).map_err(|error| match error {
@@ -68,6 +68,6 @@ impl Restore {
         let mut plan = about.config.plan;
         plan.hostname = request.hostname.clone().unwrap_or_else(|| short(&id));
         plan.ports.clear();
-        Ok((request, Wanted { id, plan, image }))
+        Ok((request, Wanted { id, plan, image }, chain))
     }
 }

@@ -40,7 +40,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         } else if self.saving.is_some() {
             Some("another snapshot of the container is being made: try again when that is done".into())
         } else {
-            self.record.begin_snapshot(&request.target).err()
+            self.record.begin_snapshot(&request.target, &self.machine.known()).err()
         };
         if let Some(why) = refused {
             return self.leave(id, &failed(why));
@@ -124,7 +124,7 @@ impl<M: Machine, R: Record> Session<M, R> {
     fn save(&mut self) -> Result<(), String> {
         self.machine.pause()?;
         let saved = match self.record.snapshot() {
-            Some(dir) => self.machine.save(&dir),
+            Some(place) => self.machine.save(&place),
             None => Err("nobody has begun the snapshot".into()),
         };
         self.machine.resume()?;

@@ -13,7 +13,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -30,7 +29,7 @@ use super::saving::Saving;
 use super::wire::{Clocks, Exit, Failure, Tell};
 use crate::container::{Health, HealthCheck, Restart, Update};
 use crate::process::Signals;
-use crate::snapshot::Target;
+use crate::snapshot::{Place, Target};
 
 /// The main program's id.
 pub(super) const MAIN: u32 = 1;
@@ -61,13 +60,13 @@ pub(crate) trait Record {
     fn updated(&mut self, update: &Update);
     /// It was checked; it may be another way than before.
     fn checked(&mut self, health: &Health, changed: bool);
-    /// Begins a snapshot of it.
+    /// Begins a snapshot of it, which may build on one of those whose numbers are given.
     ///
     /// # Errors
     /// Why there can be none.
-    fn begin_snapshot(&mut self, target: &Target) -> Result<(), String>;
-    /// Where the machine is to be saved, once a snapshot was begun.
-    fn snapshot(&self) -> Option<PathBuf>;
+    fn begin_snapshot(&mut self, target: &Target, known: &[String]) -> Result<(), String>;
+    /// Where and how the machine is to be saved, once a snapshot was begun.
+    fn snapshot(&self) -> Option<Place>;
     /// The machine was saved: the snapshot is whole.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use servin_init::proto::{
 use super::machine::{BootClocks, Ended, Machine};
 use super::wire::{Ask, Decoder, Exit, Message, Tell};
 use crate::container::{Health, Update};
-use crate::snapshot::Target;
+use crate::snapshot::{Place, Target};
 
 /// How long a test waits for anything.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -344,8 +344,13 @@ impl Machine for FakeMachine {
         self.shared.note("resume");
         Ok(())
     }
-    fn save(&self, dir: &Path) -> Result<(), String> {
-        self.shared.note(format!("save {}", dir.display()));
+    fn known(&self) -> Vec<String> {
+        vec!["7".into()]
+    }
+    fn save(&self, place: &Place) -> Result<(), String> {
+        let Place { dir, below, .. } = place;
+        let on = below.iter().map(|below| format!(" on {}", below.display())).collect::<String>();
+        self.shared.note(format!("save {}{on}", dir.display()));
         if dir.ends_with("full") { Err("the disk is full".into()) } else { Ok(()) }
     }
     fn main_started(&mut self) {}
@@ -410,7 +415,8 @@ impl super::session::Record for FakeRecord {
         let changed = if changed { " changed" } else { "" };
         self.0.lock().unwrap().push(format!("{}{changed}{}", health.status, last.unwrap_or_default()));
     }
-    fn begin_snapshot(&mut self, target: &Target) -> Result<(), String> {
+    fn begin_snapshot(&mut self, target: &Target, known: &[String]) -> Result<(), String> {
+        assert_eq!(known, ["7"]);
         match target {
             Target::Name(name) if name == "taken" => Err("there is one".into()),
             Target::Name(name) => {
@@ -420,8 +426,10 @@ impl super::session::Record for FakeRecord {
             Target::Directory(_) => Err("not here".into()),
         }
     }
-    fn snapshot(&self) -> Option<PathBuf> {
-        self.2.clone()
+    fn snapshot(&self) -> Option<Place> {
+        let dir = self.2.clone()?;
+        let below = if dir.ends_with("two") { vec!["one".into()] } else { Vec::new() };
+        Some(Place { dir, below, follow: true })
     }
     fn keep_snapshot(&mut self) -> Result<(), String> {
         self.settle();

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{ABOUT, About, sums};
+use super::lineage::{self, Held};
+use super::{ABOUT, About, Place, Snapshots, sums};
 use crate::store::{Scratch, Store};
 use crate::{Error, Result};
 
@@ -18,29 +19,43 @@ pub(crate) struct Draft {
     _scratch: Scratch,
     path: PathBuf,
     target: PathBuf,
+    /// What it builds on.
+    parent: Option<Held>,
+    follow: bool,
 }
 
 impl Draft {
-    pub(super) fn begin(store: &Store, target: PathBuf) -> Result<Self> {
+    /// With numbers of snapshots, it builds on the first of them that is there.
+    pub(super) fn begin(store: &Store, target: PathBuf, known: Option<&[String]>) -> Result<Self> {
         if target.symlink_metadata().is_ok() {
             return Err(Error::SnapshotExists { path: target });
         }
         let scratch = store.scratch()?;
         let path = scratch.path().join("snapshot");
         make(&path)?;
-        Ok(Draft { _scratch: scratch, path, target })
+        let parent = known.and_then(|known| lineage::hold(Snapshots::new(store), known));
+        Ok(Draft { _scratch: scratch, path, target, parent, follow: known.is_some() })
     }
 
-    /// Where the machine is to be saved.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Where and how the machine is to be saved.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            dir: self.path.clone(),
+            below: self.parent.as_ref().map(|held| held.chain.clone()).unwrap_or_default(),
+            follow: self.follow,
+        }
     }
 
     /// It is whole: gives it its name. Nothing is forced to the disk; one that a power failure damages is refused by its
     /// checksums.
     pub(crate) fn finish(self, about: &About) -> Result<()> {
         let path = self.path.join(ABOUT);
-        let json = serde_json::to_vec_pretty(about)
+        let about = About {
+            number: servin_vmm::Snapshot::id_of(&self.path).ok().map(|id| id.to_string()),
+            parent: self.parent.as_ref().map(|held| held.parent.clone()),
+            ..about.clone()
+        };
+        let json = serde_json::to_vec_pretty(&about)
             .map_err(|source| Error::Json { what: "a snapshot's description".into(), source })?;
         fs::write(&path, json).map_err(|source| Error::io("write", &path, source))?;
         sums::write(&self.path)?;

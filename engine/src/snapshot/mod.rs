@@ -3,12 +3,15 @@
 //! ```text
 //! snapshots/NAME/     state, memory (servin-vmm's snapshot), disk (what the container's disk held at that moment),
 //!                     about.json, sums (the checksum of each)
+//!                     with a parent only what changed since, and disk.changes
 //! tmp/XXXX/           one that is being made or removed (`Scratch`)
 //! ```
 //! A snapshot may be anywhere else as well: it is a directory that can be copied. Its image, its volumes and what is shared
 //! of the host are not in it and must be where it is restored.
 
+pub(crate) mod disk;
 mod draft;
+mod lineage;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -18,6 +21,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use servin_init::proto;
 
@@ -28,11 +32,11 @@ use crate::volume::{VolumeMount, Volumes};
 use crate::{Error, Result, host};
 
 pub(crate) use draft::Draft;
+pub(crate) use lineage::Chain;
+pub use lineage::Parent;
 
 /// What it is.
 const ABOUT: &str = "about.json";
-/// What the container's disk held.
-const DISK: &str = "disk";
 
 /// Where a snapshot is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,22 @@ pub struct About {
     pub processor: Vec<u32>,
     /// When it was made: nanoseconds since 1970.
     pub created_ns: i64,
+    /// Its number, by which those that build on it know it.
+    #[serde(default)]
+    pub number: Option<String>,
+    /// What it builds on, if it has only what changed.
+    #[serde(default)]
+    pub parent: Option<Parent>,
+}
+
+/// Where and how a machine is to be saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) dir: PathBuf,
+    /// The parent and those below it; empty if the snapshot is to be whole.
+    pub(crate) below: Chain,
+    /// The next snapshot may build on this one.
+    pub(crate) follow: bool,
 }
 
 impl About {
@@ -93,6 +113,8 @@ impl About {
             hypervisor: hypervisor(),
             processor: host::cpu_identity(),
             created_ns: now_ns(),
+            number: None,
+            parent: None,
         })
     }
 
@@ -118,16 +140,6 @@ pub struct Found {
     pub about: About,
     /// Bytes on disk.
     pub size: u64,
-}
-
-impl Found {
-    /// Looks at every byte of it.
-    ///
-    /// # Errors
-    /// What is damaged, for people.
-    pub fn check(&self) -> std::result::Result<(), String> {
-        sums::check(&self.path)
-    }
 }
 
 /// The snapshots of a data root.
@@ -193,22 +205,68 @@ impl<'a> Snapshots<'a> {
         Ok(Found { name: name.to_owned(), path, about, size })
     }
 
+    /// Looks at every byte of a snapshot, and at whether what it builds on is there.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(self, found: &Found) -> std::result::Result<(), String> {
+        sums::check(&found.path)?;
+        lineage::chain(self, &found.path, &found.about).map(drop)
+    }
+
+    /// The names with those that build on others before those.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn children_first(self, names: &[String]) -> Result<Vec<String>> {
+        let all = self.list()?;
+        let depth = |name: &String| {
+            let mut depth = 0;
+            let mut found = all.iter().find(|found| found.name == *name);
+            while let Some(parent) = found.and_then(|found| found.about.parent.as_ref()) {
+                depth += 1;
+                found = all.iter().find(|found| found.about.number.as_ref() == Some(&parent.number));
+                if depth > all.len() {
+                    break;
+                }
+            }
+            std::cmp::Reverse(depth)
+        };
+        let mut names = names.to_vec();
+        names.sort_by_cached_key(depth);
+        Ok(names)
+    }
+
     /// Removes the snapshot of this name. Containers that continue it keep what they need of it.
     ///
     /// # Errors
-    /// [`Error::NoSuchSnapshot`].
+    /// [`Error::NoSuchSnapshot`]; [`Error::SnapshotInUse`] while another one builds on it.
     pub fn remove(self, name: &str) -> Result<()> {
         let path = self.dir().join(name);
         if !is_name(name) || !path.is_dir() {
             return Err(Error::NoSuchSnapshot { name: name.to_owned() });
+        }
+        let used = |by: String| Error::SnapshotInUse { name: name.to_owned(), by };
+        // Who begins one that builds on it holds it first.
+        let lock = File::open(&path).map_err(|source| Error::io("open", &path, source))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(used("a snapshot that is being made".into()));
+        }
+        let number = about(&path).ok().and_then(|about| about.number);
+        let builds_on = |found: &Found| {
+            number.is_some() && found.about.parent.as_ref().map(|parent| &parent.number) == number.as_ref()
+        };
+        if let Some(child) = self.list()?.into_iter().find(builds_on) {
+            return Err(used(format!("the snapshot {}", child.name)));
         }
         // At once or not at all.
         let scratch = self.store.scratch()?;
         fs::rename(&path, scratch.path().join(name)).map_err(|source| Error::io("remove", &path, source))
     }
 
-    /// Begins a snapshot.
-    pub(crate) fn draft(self, target: &Target) -> Result<Draft> {
+    /// Begins a snapshot, which builds on the first of those with these numbers that is there. In a directory of its own,
+    /// to be carried away, it is whole.
+    pub(crate) fn draft(self, target: &Target, known: &[String]) -> Result<Draft> {
         let path = match target {
             Target::Name(name) if is_name(name) => {
                 let dir = self.dir();
@@ -222,20 +280,20 @@ impl<'a> Snapshots<'a> {
             Target::Name(name) => return Err(Error::SnapshotName { name: name.clone() }),
             Target::Directory(path) => path.clone(),
         };
-        Draft::begin(self.store, path)
+        let known = matches!(target, Target::Name(_)).then_some(known);
+        Draft::begin(self.store, path, known)
     }
 }
 
-/// Opens a snapshot to be restored, with every byte of it checked.
+/// Opens a snapshot to be restored, with every byte of it and of what it builds on checked.
 ///
 /// # Errors
-/// It is damaged, or was made by another servin, on another processor or hypervisor.
-pub(crate) fn open(path: &Path) -> Result<About> {
+/// It is damaged, or was made by another servin, on another processor or hypervisor; or it builds on one that is not there,
+/// or not as it was.
+pub(crate) fn open(store: &Store, path: &Path) -> Result<(About, Chain)> {
     let fail = |why: String| Error::Snapshot { name: path.display().to_string(), why };
     sums::check(path).map_err(fail)?;
-    let json = fs::read(path.join(ABOUT)).map_err(|source| Error::io("read", path.join(ABOUT), source))?;
-    let about: About = serde_json::from_slice(&json)
-        .map_err(|error| fail(format!("its {ABOUT} is not understood: {error}")))?;
+    let about = about(path).map_err(|why| fail(format!("its {ABOUT} is not understood: {why}")))?;
     if about.protocol != proto::VERSION {
         return Err(fail(format!(
             "its agent speaks protocol {}, and this servin {}: use servin {}, which made it",
@@ -256,20 +314,17 @@ pub(crate) fn open(path: &Path) -> Result<About> {
             "it was made on another processor: programs in it rely on what that one can do".into(),
         ));
     }
-    Ok(about)
+    let chain = lineage::chain(Snapshots::new(store), path, &about).map_err(fail)?;
+    for below in chain.iter().rev().skip(1) {
+        sums::check(below).map_err(|why| fail(format!("it builds on {}: {why}", below.display())))?;
+    }
+    Ok((about, chain))
 }
 
-/// Opens what the container's disk held.
-pub(crate) fn disk(path: &Path) -> Result<File> {
-    let path = path.join(DISK);
-    File::open(&path).map_err(|source| Error::io("open", &path, source))
-}
-
-/// Writes what a container's disk holds while its machine stands still.
-pub(crate) fn keep_disk(path: &Path, disk: &File) -> Result<()> {
-    let path = path.join(DISK);
-    let made = File::create_new(&path).and_then(|file| crate::container::disk::copy(disk, &file));
-    made.map_err(|source| Error::io("write", &path, source))
+/// Reads what a snapshot is.
+fn about(path: &Path) -> std::result::Result<About, String> {
+    let json = fs::read(path.join(ABOUT)).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&json).map_err(|error| error.to_string())
 }
 
 /// Bytes that the files of a directory take on disk: holes take none.

@@ -52,9 +52,10 @@ pub fn check(store: &Store, repair: bool, progress: &mut dyn FnMut(&str)) -> Res
     images(store, progress, &mut find)?;
     progress("the containers");
     containers(store, &mut find)?;
-    for found in Snapshots::new(store).list()? {
+    let snapshots = Snapshots::new(store);
+    for found in snapshots.list()? {
         progress(&format!("snapshot {}", found.name));
-        if let Err(why) = found.check() {
+        if let Err(why) = snapshots.check(&found) {
             find(format!("snapshot {}: {why}; \"servin snapshot rm\" removes it", found.name), Remedy::None);
         }
     }

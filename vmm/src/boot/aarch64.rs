@@ -98,7 +98,7 @@ mod tests {
     }
 
     fn try_load(size: u64, protocol: Protocol) -> Result<(Entry, servin_devices::mem::Mem), Error> {
-        let (mem, file) = (memory::anonymous(32, false).unwrap(), image(size));
+        let (mem, file) = (memory::anonymous(32).unwrap(), image(size));
         let entry = load(&Plan {
             mem: &mem,
             cpus: 1,

@@ -57,6 +57,7 @@ checks! {
     read_only_memory_is_read_and_not_written,
     registers_survive_into_another_machine,
     pages_that_the_guest_writes_are_told_where_they_are_tracked,
+    pages_are_tracked_from_when_somebody_asks,
     parts_may_be_dropped_in_any_order,
     what_is_outside_the_plan_is_refused,
 }
@@ -301,22 +302,50 @@ fn registers_survive_into_another_machine(bench: &Bench) {
     assert_eq!(io.writes[1], (MMIO + 8, VALUES[1].to_le_bytes().to_vec()));
 }
 
+/// The guest writes one page of its stack.
+fn writes_its_stack(cpu: &FakeCpu) {
+    cpu.write64(rig::STACK - 8, 1);
+    cpu.out8(DONE, 1);
+}
+
+fn is_dirty(log: &[u64], page: u64) -> bool {
+    log[page as usize / 64] >> (page % 64) & 1 == 1
+}
+
 fn pages_that_the_guest_writes_are_told_where_they_are_tracked(bench: &Bench) {
-    let mut test = bench.machine(1, arch::registers(), |cpu| cpu.out8(DONE, 1));
+    let mut test = bench.machine(1, arch::registers(), writes_its_stack);
     let mut io = test.recorder();
     test.run_until_done(&mut io);
+    let stack = (rig::STACK - 8) / 0x1000;
     let Some(log) = test.vm().take_dirty(0) else {
         // Hypervisor.framework does not tell.
-        assert!(["fake", "hvf"].contains(&bench.caps().name));
+        assert_eq!(bench.caps().name, "hvf");
         return;
     };
-    let stack = (rig::STACK - 8) / 0x1000;
-    let dirty = |log: &[u64], page: u64| log[page as usize / 64] >> (page % 64) & 1 == 1;
     let log = log.unwrap();
-    assert!(dirty(&log, stack) && !dirty(&log, 0x100));
+    assert!(is_dirty(&log, stack) && !is_dirty(&log, 0x100));
     // Taking the log clears it; the ROM has none of its own.
-    assert!(!dirty(&test.vm().take_dirty(0).unwrap().unwrap(), stack));
+    assert!(!is_dirty(&test.vm().take_dirty(0).unwrap().unwrap(), stack));
     assert!(test.vm().take_dirty(1).is_none() && test.vm().take_dirty(2).is_none());
+}
+
+fn pages_are_tracked_from_when_somebody_asks(bench: &Bench) {
+    let mut test = bench.untracked(arch::registers(), writes_its_stack);
+    assert!(test.vm().take_dirty(0).is_none());
+    let Some(tracked) = test.vm().track_dirty() else {
+        assert!(["hvf", "whp"].contains(&bench.caps().name));
+        return;
+    };
+    tracked.unwrap();
+    // Twice is as good as once.
+    test.vm().track_dirty().unwrap().unwrap();
+    let stack = (rig::STACK - 8) / 0x1000;
+    assert!(!is_dirty(&test.vm().take_dirty(0).unwrap().unwrap(), stack));
+    let mut io = test.recorder();
+    test.run_until_done(&mut io);
+    let log = test.vm().take_dirty(0).unwrap().unwrap();
+    assert!(is_dirty(&log, stack) && !is_dirty(&log, 0x100));
+    assert!(test.vm().take_dirty(1).is_none());
 }
 
 fn parts_may_be_dropped_in_any_order(bench: &Bench) {

@@ -29,6 +29,8 @@ mod cpu;
 pub use cpu::FakeCpu;
 
 const BACKEND: &str = "fake";
+/// What the log of written pages counts.
+const PAGE: u64 = 0x1000;
 /// What the machines of this architecture have.
 const IRQCHIP: IrqChip = if cfg!(target_arch = "aarch64") { IrqChip::GicV3 } else { IrqChip::Pc };
 
@@ -107,7 +109,11 @@ impl Hypervisor for Fake {
             irqs: Mutex::new(vec![0; plan.gsis as usize]),
             triggered: Condvar::new(),
             links: links.clone(),
+            dirty: Mutex::new(None),
         });
+        if plan.track_dirty {
+            board.track();
+        }
         *lock(&self.last) = Arc::downgrade(&board);
         let slots = (0..)
             .zip(links)
@@ -129,6 +135,8 @@ struct Board {
     irqs: Mutex<Vec<u64>>,
     triggered: Condvar,
     links: Vec<Arc<Link>>,
+    /// The pages of each region that vCPUs wrote, once they are tracked.
+    dirty: Mutex<Option<Vec<Vec<u64>>>>,
 }
 
 /// The wire between a [`FakeCpu`] and its vCPU's thread.
@@ -172,6 +180,27 @@ impl Board {
         start.is_some_and(|start| self.read_only.contains(&start))
     }
 
+    /// Tracks from now on which pages vCPUs write.
+    fn track(&self) {
+        let words = |bytes: u64| usize::try_from(bytes.div_ceil(64 * PAGE)).unwrap_or_default();
+        let clean = || self.mem.iter().map(|region| vec![0; words(region.len())]).collect();
+        lock(&self.dirty).get_or_insert_with(clean);
+    }
+
+    /// A vCPU wrote memory.
+    fn mark(&self, addr: u64, len: usize) {
+        let Some(dirty) = &mut *lock(&self.dirty) else { return };
+        for (region, pages) in self.mem.iter().zip(dirty) {
+            let start = region.start_addr().0;
+            for addr in [addr, addr + len.saturating_sub(1) as u64] {
+                let Some(page) = addr.checked_sub(start).map(|at| at / PAGE) else { continue };
+                if let Some(word) = usize::try_from(page / 64).ok().and_then(|at| pages.get_mut(at)) {
+                    *word |= 1 << (page % 64);
+                }
+            }
+        }
+    }
+
     /// Rings an offloaded doorbell; true when there was one.
     fn ring(&self, doorbell: Doorbell) -> bool {
         let Some(doorbells) = &self.doorbells else { return false };
@@ -203,8 +232,20 @@ impl Vm for FakeVm {
         }))
     }
 
-    fn take_dirty(&self, _: usize) -> Option<Result<Vec<u64>, Error>> {
-        None
+    fn track_dirty(&self) -> Option<Result<(), Error>> {
+        self.0.track();
+        Some(Ok(()))
+    }
+
+    fn take_dirty(&self, region: usize) -> Option<Result<Vec<u64>, Error>> {
+        let start = self.0.mem.iter().nth(region)?.start_addr().0;
+        if self.0.is_read_only(start) {
+            return None;
+        }
+        let mut dirty = lock(&self.0.dirty);
+        let pages = dirty.as_mut()?.get_mut(region)?;
+        let clean = vec![0; pages.len()];
+        Some(Ok(std::mem::replace(pages, clean)))
     }
 
     fn save(&self) -> Result<MachineState, Error> {
@@ -366,6 +407,7 @@ impl Board {
                 bytes = value.to_le_bytes();
                 let data = part(&mut bytes, len);
                 if self.is_ram(addr) && !self.is_read_only(addr) {
+                    self.mark(addr, data.len());
                     // A write across the end of RAM is lost, as on a bus.
                     let _ = self.mem.write_slice(data, GuestAddress(addr));
                 } else if !self.ring(Doorbell { addr, len, value }) {

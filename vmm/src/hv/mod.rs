@@ -96,7 +96,7 @@ pub struct Plan {
     pub cpus: u8,
     /// Interrupt lines 0 .. `gsis` exist.
     pub gsis: u32,
-    /// Track the pages that the guest writes, for [`Vm::take_dirty`].
+    /// Track the pages that the guest writes from the start, for [`Vm::take_dirty`].
     pub track_dirty: bool,
 }
 
@@ -183,8 +183,12 @@ pub trait Vm: Send + Sync {
     /// not possible: the same write then reaches [`GuestIo::mmio_write`].
     fn offload(&self, doorbell: Doorbell, event: &Event) -> Option<Offload>;
 
-    /// One bit per page of `region` (index in the plan's memory) written by the guest since the last call. `None`
-    /// when the plan does not track, the backend cannot, or there is no such writable region.
+    /// Tracks from now on the pages that the guest writes, if the plan did not want that from the start. Every vCPU must
+    /// be between two `run`s. `None` where the backend can only do so from the start, or not at all.
+    fn track_dirty(&self) -> Option<Result<(), Error>>;
+
+    /// One bit per page (of 4 KiB) of `region` (index in the plan's memory) written by the guest since the last call.
+    /// `None` when nothing is tracked, the backend cannot, or there is no such writable region.
     fn take_dirty(&self, region: usize) -> Option<Result<Vec<u64>, Error>>;
 
     /// Saves interrupt controller and clocks. Every vCPU must be between two `run`s, the last of which returned

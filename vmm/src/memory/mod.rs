@@ -17,9 +17,9 @@ use crate::error::Error;
 use crate::layout;
 
 #[cfg(unix)]
-pub use unix::{anonymous, populate, private, written};
+pub use unix::{anonymous, count_written, populate, private, take_written, written};
 #[cfg(windows)]
-pub use windows::{anonymous, populate, private, written};
+pub use windows::{anonymous, count_written, populate, private, take_written, written};
 
 /// Neighbouring pages of 4 KiB, counted through RAM in the order of its regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ mod tests {
     fn memory_lies_where_the_layout_says_and_costs_nothing() {
         // Windows commits memory when it is mapped.
         let mib = if cfg!(windows) { 4 * 1024 } else { 16 * 1024 };
-        let mem = anonymous(mib, false).unwrap();
+        let mem = anonymous(mib).unwrap();
         let regions: Vec<_> = mem.iter().map(|r| (r.start_addr().0, r.len())).collect();
         assert_eq!(regions, layout::ram(mib).unwrap());
         for (start, len) in regions {
@@ -74,7 +74,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn memory_begins_on_a_huge_page() {
-        let mem = anonymous(64, false).unwrap();
+        let mem = anonymous(64).unwrap();
         assert_eq!(mem.get_host_address(GuestAddress(base())).unwrap().addr() % unix::HUGE, 0);
     }
 
@@ -83,7 +83,7 @@ mod tests {
     fn written_pages_are_known_and_can_be_copied_before() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(32 * MIB).unwrap();
-        let mem = private(32, file, 0, false).unwrap();
+        let mem = private(32, file, 0).unwrap();
         let mut byte = [0];
         mem.read_slice(&mut byte, GuestAddress(base() + 0x9000)).unwrap();
         assert_eq!(written(&mem).unwrap(), []);
@@ -99,13 +99,13 @@ mod tests {
         file.set_len(0x4000 + 32 * MIB).unwrap();
         servin_devices::os::write_all_at(&file, b"saved", 0x4000 + 0x1000).unwrap();
         file.flush().unwrap();
-        let mem = private(32, file.try_clone().unwrap(), 0x4000, cfg!(unix)).unwrap();
+        let mem = private(32, file.try_clone().unwrap(), 0x4000).unwrap();
         let mut data = [0; 5];
         mem.read_slice(&mut data, GuestAddress(base() + 0x1000)).unwrap();
         assert_eq!(&data, b"saved");
         mem.write_slice(b"other", GuestAddress(base() + 0x1000)).unwrap();
         servin_devices::os::read_exact_at(&file, &mut data, 0x4000 + 0x1000).unwrap();
         assert_eq!(&data, b"saved");
-        assert!(private(64, file, 0x4000, false).is_err());
+        assert!(private(64, file, 0x4000).is_err());
     }
 }

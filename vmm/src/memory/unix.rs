@@ -6,29 +6,29 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
+use std::ops::Deref as _;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use servin_devices::mem::{GuestRam, Mem};
-use vm_memory::bitmap::AtomicBitmap;
+use servin_devices::mem::{GuestRam, Mem, Written};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestMemoryBackend};
+use vm_memory::{FileOffset, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{Pages, Region, map};
 use crate::error::Error;
 use crate::layout::MIB;
 
-/// Size of a huge page, and of the pages that a dirty bitmap counts.
+/// Size of a huge page, and of a page.
 pub(super) const HUGE: usize = 2 << 20;
 const PAGE: NonZero<usize> = NonZero::new(0x1000).unwrap();
 
-/// Maps zeroed RAM of `mem_mib`. With `track_dirty` the pages that devices write are counted.
+/// Maps zeroed RAM of `mem_mib`.
 ///
 /// # Errors
 /// The size is out of range, or the host has no address space left.
-pub fn anonymous(mem_mib: u64, track_dirty: bool) -> Result<Mem, Error> {
+pub fn anonymous(mem_mib: u64) -> Result<Mem, Error> {
     map(mem_mib, |size| {
-        let region = aligned(size, track_dirty)?;
+        let region = aligned(size)?;
         advise_huge(&region);
         Ok(region)
     })
@@ -39,7 +39,7 @@ pub fn anonymous(mem_mib: u64, track_dirty: bool) -> Result<Mem, Error> {
 ///
 /// # Errors
 /// The size is out of range, or the file is too short.
-pub fn private(mem_mib: u64, file: File, offset: u64, track_dirty: bool) -> Result<Mem, Error> {
+pub fn private(mem_mib: u64, file: File, offset: u64) -> Result<Mem, Error> {
     let file = Arc::new(file);
     let mut at = offset;
     map(mem_mib, |size| {
@@ -48,7 +48,7 @@ pub fn private(mem_mib: u64, file: File, offset: u64, track_dirty: bool) -> Resu
         if file.metadata()?.len() < at {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        builder(size, track_dirty)
+        builder(size)
             .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
             .with_file_offset(from)
             .build()
@@ -62,8 +62,9 @@ pub fn private(mem_mib: u64, file: File, offset: u64, track_dirty: bool) -> Resu
 /// The host does not tell.
 pub fn written(ram: &GuestRam) -> io::Result<Vec<Pages>> {
     // Documentation/admin-guide/mm/pagemap.rst: 8 bytes a page.
-    const PRESENT: u64 = 1 << 63;
+    const THERE: u64 = 1 << 63 | 1 << 62; // in memory, or swapped out
     const OF_A_FILE: u64 = 1 << 61;
+    let is_own = |entry| entry & THERE != 0 && entry & OF_A_FILE == 0;
     let pagemap = File::open("/proc/self/pagemap")?;
     let (mut runs, mut page) = (Vec::<Pages>::new(), 0_u32);
     let mut buffer = vec![0; 64 << 10];
@@ -74,7 +75,7 @@ pub fn written(ram: &GuestRam) -> io::Result<Vec<Pages>> {
             let (part, _) = buffer.split_at_mut(left.min(64 << 10));
             pagemap.read_exact_at(part, entry)?;
             for bytes in part.as_chunks::<8>().0 {
-                if u64::from_ne_bytes(*bytes) & (PRESENT | OF_A_FILE) == PRESENT {
+                if is_own(u64::from_ne_bytes(*bytes)) {
                     match runs.last_mut() {
                         Some(run) if run.first + run.count == page => run.count += 1,
                         _ => runs.push(Pages { first: page, count: 1 }),
@@ -117,16 +118,26 @@ pub fn populate(ram: &GuestRam, runs: &[Pages]) {
 #[cfg(not(target_os = "linux"))]
 pub fn populate(_: &GuestRam, _: &[Pages]) {}
 
-fn builder(size: usize, track_dirty: bool) -> MmapRegionBuilder<Option<AtomicBitmap>> {
-    let bitmap = track_dirty.then(|| AtomicBitmap::new(size, PAGE));
-    MmapRegionBuilder::new_with_bitmap(size, bitmap).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+/// Counts from now on which pages devices write.
+pub fn count_written(ram: &GuestRam) {
+    ram.iter().for_each(|region| region.deref().bitmap().count(region.len()));
+}
+
+/// One bit for each page that devices wrote since the last call, region by region; `None` where they are not counted.
+pub fn take_written(ram: &GuestRam) -> Option<Vec<Vec<u64>>> {
+    ram.iter().map(|region| region.deref().bitmap().take()).collect()
+}
+
+fn builder(size: usize) -> MmapRegionBuilder<Written> {
+    MmapRegionBuilder::new_with_bitmap(size, Written::default())
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
 }
 
 /// An anonymous mapping that begins on a huge page. Linux 6.7 and later do that by themselves; before, the mapping lies
 /// directly below the last one, so one more of the right size in between moves it there.
-fn aligned(size: usize, track_dirty: bool) -> io::Result<Region> {
+fn aligned(size: usize) -> io::Result<Region> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let map = || builder(size, track_dirty).with_mmap_flags(flags).build().map_err(plain);
+    let map = || builder(size).with_mmap_flags(flags).build().map_err(plain);
     let first = map()?;
     let excess = first.as_ptr().addr() % HUGE;
     if excess == 0 || size < HUGE {

@@ -17,12 +17,8 @@ const PIECE: usize = 1 << 20;
 /// Maps zeroed RAM of `mem_mib`.
 ///
 /// # Errors
-/// The size is out of range, the host has no memory left, or written pages are to be counted, which is not possible here.
-pub fn anonymous(mem_mib: u64, track_dirty: bool) -> Result<Mem, Error> {
-    if track_dirty {
-        let why = "pages that devices write are not counted on Windows".to_owned();
-        return Err(Error::Unsupported { what: "tracking written pages", why });
-    }
+/// The size is out of range, or the host has no memory left.
+pub fn anonymous(mem_mib: u64) -> Result<Mem, Error> {
     map(mem_mib, Region::new)
 }
 
@@ -32,8 +28,8 @@ pub fn anonymous(mem_mib: u64, track_dirty: bool) -> Result<Mem, Error> {
 /// # Errors
 /// As [`anonymous`], or the file is too short.
 #[allow(clippy::needless_pass_by_value)]
-pub fn private(mem_mib: u64, file: File, offset: u64, track_dirty: bool) -> Result<Mem, Error> {
-    let mem = anonymous(mem_mib, track_dirty)?;
+pub fn private(mem_mib: u64, file: File, offset: u64) -> Result<Mem, Error> {
+    let mem = anonymous(mem_mib)?;
     fill(&mem, &file, offset).map_err(|source| Error::Memory { mib: mem_mib, source })?;
     Ok(mem)
 }
@@ -68,3 +64,11 @@ pub fn written(_: &GuestRam) -> io::Result<Vec<Pages>> {
 
 /// There is nothing to copy early: the memory is its own from the start.
 pub fn populate(_: &GuestRam, _: &[Pages]) {}
+
+/// Pages that devices write are not counted on Windows.
+pub fn count_written(_: &GuestRam) {}
+
+/// They are not counted.
+pub fn take_written(_: &GuestRam) -> Option<Vec<Vec<u64>>> {
+    None
+}

@@ -25,10 +25,13 @@ impl Sections {
 
     /// Takes a section out.
     pub(crate) fn take(&mut self, name: &str) -> Result<Vec<u8>, Error> {
-        match self.0.iter().position(|(other, _)| other == name) {
-            Some(index) => Ok(self.0.remove(index).1),
-            None => Err(Error::Snapshot(format!("it has no section {name}"))),
-        }
+        self.take_if_there(name).ok_or_else(|| Error::Snapshot(format!("it has no section {name}")))
+    }
+
+    /// Takes a section out that not every snapshot has.
+    pub(crate) fn take_if_there(&mut self, name: &str) -> Option<Vec<u8>> {
+        let index = self.0.iter().position(|(other, _)| other == name)?;
+        Some(self.0.remove(index).1)
     }
 
     /// Every section must have been taken: an extra one is something that this program would lose.

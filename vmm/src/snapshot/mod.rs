@@ -6,7 +6,11 @@
 //! ```
 //! A snapshot may be restored many times: nothing is written to its files, and the guest's pages are read when touched.
 //! The two files carry one random number, so that parts of different snapshots are not mixed.
+//!
+//! A snapshot may build on another one, its parent: of RAM it has only the pages that changed since, and it knows the
+//! parent's number. It is opened with all those below it ([`Snapshot::open_chain`]); the first of them is whole.
 
+mod changes;
 mod early;
 mod format;
 mod memory_file;
@@ -21,8 +25,12 @@ use servin_devices::state::{self, State};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hv::{MachineState, VcpuState};
+use crate::layout;
 use crate::memory::{self, Pages};
 
+use changes::Changes;
+pub use changes::SnapshotId;
+pub(crate) use changes::runs;
 use format::Sections;
 pub(crate) use memory_file::MemoryFile;
 
@@ -37,7 +45,7 @@ const MEMORY: &str = "memory";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Shape {
     /// The same number as in the memory file.
-    id: [u8; 16],
+    id: SnapshotId,
     memory_mib: u64,
     cpus: u8,
     /// Device types in the order of their places.
@@ -63,15 +71,67 @@ impl Snapshot {
     /// Opens the snapshot in the directory `dir` and checks its state.
     ///
     /// # Errors
-    /// It is not whole, not a snapshot, or of another version.
+    /// It is not whole, not a snapshot, or of another version; or it builds on another one ([`Self::open_chain`]).
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join(STATE);
-        let bytes = fs::read(&path).map_err(|e| Error::Snapshot(format!("{}: {e}", path.display())))?;
-        let mut sections = Sections::decode(&bytes)?;
-        let shape: Shape = state::decode(&sections.take("vm")?)?;
-        let memory = MemoryFile::open(&dir.join(MEMORY), &shape.id, shape.memory_mib)?;
-        let early = early::read(&dir.join(EARLY), &shape.id);
+        let (shape, sections, changes) = read(dir)?;
+        if let Some(Changes { parent, .. }) = changes {
+            return Err(Error::Snapshot(format!(
+                "{} has only what changed since the snapshot {parent}, which was not given",
+                dir.display()
+            )));
+        }
+        let memory = MemoryFile::open(&dir.join(MEMORY), &shape.id.0, shape.memory_mib)?;
+        let early = early::read(&dir.join(EARLY), &shape.id.0);
         Ok(Self { shape, sections, memory, early })
+    }
+
+    /// Opens the snapshot in the last of the directories, with those that it builds on before it: the first one is whole,
+    /// and each of the others builds on the one before it.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or one of them does not build on the one before it.
+    pub fn open_chain<P: AsRef<Path>>(dirs: &[P]) -> Result<Self, Error> {
+        let (first, others) =
+            dirs.split_first().ok_or_else(|| Error::Snapshot("none was given".to_owned()))?;
+        let mut snapshot = Self::open(first.as_ref())?;
+        for dir in others {
+            snapshot.add(dir.as_ref())?;
+        }
+        Ok(snapshot)
+    }
+
+    /// Becomes the snapshot in `dir`, which builds on this one.
+    fn add(&mut self, dir: &Path) -> Result<(), Error> {
+        let failed = |why: &str| Err(Error::Snapshot(format!("{}: {why}", dir.display())));
+        let (shape, sections, changes) = read(dir)?;
+        let Some(changes) = changes else { return failed("it is whole and builds on no other snapshot") };
+        if changes.parent != self.shape.id {
+            return failed(&format!(
+                "it builds on the snapshot {}, and {} was given",
+                changes.parent, self.shape.id
+            ));
+        }
+        let as_before = Shape { id: self.shape.id, ..shape.clone() };
+        if as_before != self.shape {
+            return failed("its memory, vCPUs or devices are not those of the snapshot that it builds on");
+        }
+        self.memory.add(&dir.join(MEMORY), &shape.id.0, changes.pages)?;
+        (self.shape, self.sections, self.early) = (shape, sections, None);
+        Ok(())
+    }
+
+    /// The number of the snapshot in `dir`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn id_of(dir: &Path) -> Result<SnapshotId, Error> {
+        Ok(read(dir)?.0.id)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        self.shape.id
     }
 
     /// A VM that was restored from it has told which pages are written first ([`Snapshot::learn`]).
@@ -89,7 +149,7 @@ impl Snapshot {
         let id = Self::open(dir)?.shape.id;
         let runs = memory::written(ram).map_err(Error::host("finding the pages that were written"))?;
         let list = Draft::new(dir, EARLY);
-        let bytes = early::encode(id, runs)?;
+        let bytes = early::encode(id.0, runs)?;
         fs::write(&list.path, bytes).map_err(Error::host("writing the list of early pages"))?;
         list.keep()
     }
@@ -153,12 +213,31 @@ pub(crate) struct Contents<'a> {
     pub(crate) vcpus: Vec<VcpuState>,
 }
 
-/// Writes a snapshot into the directory `dir`.
-pub(crate) fn write(dir: &Path, contents: Contents<'_>) -> Result<(), Error> {
+/// Reads the state of the snapshot in `dir`.
+fn read(dir: &Path) -> Result<(Shape, Sections, Option<Changes>), Error> {
+    let path = dir.join(STATE);
+    let bytes = fs::read(&path).map_err(|e| Error::Snapshot(format!("{}: {e}", path.display())))?;
+    let mut sections = Sections::decode(&bytes)?;
+    let shape: Shape = state::decode(&sections.take("vm")?)?;
+    let changes: Option<Changes> =
+        sections.take_if_there("changes").map(|body| state::decode(&body)).transpose()?;
+    if let Some(changes) = &changes {
+        changes.check(layout::ram(shape.memory_mib)?.iter().map(|(_, len)| len).sum())?;
+    }
+    Ok((shape, sections, changes))
+}
+
+/// Writes a snapshot into the directory `dir`: with a parent and the pages that may have changed since, one that builds on
+/// it.
+pub(crate) fn write(
+    dir: &Path,
+    contents: Contents<'_>,
+    since: Option<(&Snapshot, &[Pages])>,
+) -> Result<SnapshotId, Error> {
     let mut id = [0; 16];
     servin_devices::os::random(&mut id).map_err(Error::host("numbering a snapshot"))?;
     let shape = Shape {
-        id,
+        id: SnapshotId(id),
         memory_mib: contents.memory_mib,
         cpus: u8::try_from(contents.vcpus.len()).unwrap_or(u8::MAX),
         devices: contents.devices.iter().map(|(kind, _)| *kind).collect(),
@@ -174,11 +253,18 @@ pub(crate) fn write(dir: &Path, contents: Contents<'_>) -> Result<(), Error> {
     }
 
     let memory = Draft::new(dir, MEMORY);
-    MemoryFile::write(&memory.path, &id, contents.mem)?;
+    match since {
+        None => MemoryFile::write(&memory.path, &id, contents.mem)?,
+        Some((parent, pages)) => {
+            let pages = parent.memory.write_changes(&memory.path, &id, contents.mem, pages)?;
+            sections.push("changes", state::encode(&Changes { parent: parent.shape.id, pages })?);
+        }
+    }
     let state = Draft::new(dir, STATE);
     fs::write(&state.path, sections.encode()).map_err(Error::host("writing the state of a snapshot"))?;
     memory.keep()?;
-    state.keep()
+    state.keep()?;
+    Ok(SnapshotId(id))
 }
 
 /// A file that is not there under its name before it is whole.

@@ -31,7 +31,7 @@ fn a_container_is_saved_while_it_stands_still_and_goes_on() {
     assert_eq!(record[..3], ["started", "snapshot one", "snapshot two"]);
     let steps = ["freeze true", "pause", "save one", "resume", "freeze false"];
     assert_eq!(guest.log()[1..6], steps);
-    assert_eq!(guest.log()[6..11], ["freeze true", "pause", "save two", "resume", "freeze false"]);
+    assert_eq!(guest.log()[6..11], ["freeze true", "pause", "save two on one", "resume", "freeze false"]);
 }
 
 #[test]

@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_start_info_is_that_of_xen() {
-        let mem = crate::memory::anonymous(64, false).unwrap();
+        let mem = crate::memory::anonymous(64).unwrap();
         write_start_info(&mem, Some(Initramfs { addr: 0x20_0000, len: 0x1234 })).unwrap();
         let info: hvm_start_info = mem.read_obj(GuestAddress(layout::PVH_INFO)).unwrap();
         let map = memory_map(&mem);

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn the_table_sums_to_zero_and_counts_its_entries() {
         for cpus in [1, 8] {
-            let ram = memory::anonymous(32, false).unwrap();
+            let ram = memory::anonymous(32).unwrap();
             write(&ram, cpus).unwrap();
             let mut bytes = [0; 1024];
             ram.read_slice(&mut bytes, GuestAddress(MP_TABLE)).unwrap();

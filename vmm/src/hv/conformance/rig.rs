@@ -101,7 +101,19 @@ impl Bench {
         mem.write_slice(arch::second(), GuestAddress(SECOND)).unwrap();
         mem.write_obj(ROM_CONTENT, GuestAddress(ROM)).unwrap();
         arch::prepare(&mem);
-        self.assemble(mem, cpus, guest)
+        self.assemble(mem, cpus, true, guest)
+    }
+
+    /// A machine of one vCPU in which written pages are not tracked yet.
+    pub(super) fn untracked(
+        &self,
+        code: &[u8],
+        guest: impl Fn(&FakeCpu) + Send + Sync + 'static,
+    ) -> TestMachine {
+        let mem = ram();
+        mem.write_slice(code, GuestAddress(CODE)).unwrap();
+        arch::prepare(&mem);
+        self.assemble(mem, 1, false, guest)
     }
 
     /// A machine on the memory of another one.
@@ -110,13 +122,19 @@ impl Bench {
         mem: Mem,
         guest: impl Fn(&FakeCpu) + Send + Sync + 'static,
     ) -> TestMachine {
-        self.assemble(mem, 1, guest)
+        self.assemble(mem, 1, true, guest)
     }
 
-    fn assemble(&self, mem: Mem, cpus: u8, guest: impl Fn(&FakeCpu) + Send + Sync + 'static) -> TestMachine {
+    fn assemble(
+        &self,
+        mem: Mem,
+        cpus: u8,
+        track_dirty: bool,
+        guest: impl Fn(&FakeCpu) + Send + Sync + 'static,
+    ) -> TestMachine {
         let plan = Plan {
             read_only: vec![GuestAddress(ROM)],
-            track_dirty: true,
+            track_dirty,
             ..Plan::new(Arc::clone(&mem), cpus, GSIS)
         };
         let machine = self.hypervisor.create(&plan).unwrap();

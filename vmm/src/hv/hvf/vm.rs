@@ -191,6 +191,10 @@ impl hv::Vm for Shared {
         None
     }
 
+    fn track_dirty(&self) -> Option<Result<(), Error>> {
+        None
+    }
+
     fn take_dirty(&self, _: usize) -> Option<Result<Vec<u64>, Error>> {
         None
     }

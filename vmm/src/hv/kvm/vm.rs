@@ -7,6 +7,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -33,15 +34,23 @@ pub(super) struct Vm {
     )]
     pub(super) chip: arch::Chip,
     gsis: u32,
-    track_dirty: bool,
+    track_dirty: AtomicBool,
 }
+
+/// What the dirty log counts; hosts with larger pages have none that we could read.
+const PAGE: libc::c_long = 0x1000;
 
 /// Maps the memory of `plan`, which must live as long as the VM: see [`Vm::mem`].
 pub(super) fn map_memory(fd: &VmFd, plan: &Plan) -> Result<(), Error> {
-    for (slot, region) in (0_u32..).zip(plan.mem.iter()) {
-        let read_only = plan.read_only.contains(&region.start_addr());
+    map(fd, &plan.mem, &plan.read_only, plan.track_dirty)
+}
+
+/// Maps memory, or changes whether written pages of mapped memory are tracked.
+fn map(fd: &VmFd, mem: &Mem, read_only: &[GuestAddress], track_dirty: bool) -> Result<(), Error> {
+    for (slot, region) in (0_u32..).zip(mem.iter()) {
+        let read_only = read_only.contains(&region.start_addr());
         let mut flags = if read_only { KVM_MEM_READONLY } else { 0 };
-        if plan.track_dirty && !read_only {
+        if track_dirty && !read_only {
             flags |= KVM_MEM_LOG_DIRTY_PAGES;
         }
         let host = region
@@ -71,7 +80,7 @@ impl Vm {
             read_only: plan.read_only.clone(),
             chip,
             gsis: plan.gsis,
-            track_dirty: plan.track_dirty,
+            track_dirty: AtomicBool::new(plan.track_dirty),
         }
     }
 }
@@ -100,9 +109,23 @@ impl hv::Vm for Vm {
         }))
     }
 
+    fn track_dirty(&self) -> Option<Result<(), Error>> {
+        // SAFETY: the call reads a constant of the system.
+        if unsafe { libc::sysconf(libc::_SC_PAGESIZE) } != PAGE {
+            return None;
+        }
+        if self.track_dirty.load(Ordering::Acquire) {
+            return Some(Ok(()));
+        }
+        let tracked = map(&self.fd, &self.mem, &self.read_only, true);
+        self.track_dirty.store(tracked.is_ok(), Ordering::Release);
+        Some(tracked)
+    }
+
     fn take_dirty(&self, region: usize) -> Option<Result<Vec<u64>, Error>> {
         let tracked = self.mem.iter().nth(region).filter(|r| !self.read_only.contains(&r.start_addr()));
-        let length = tracked.map(GuestMemoryRegion::len).filter(|_| self.track_dirty)?;
+        let length =
+            tracked.map(GuestMemoryRegion::len).filter(|_| self.track_dirty.load(Ordering::Acquire))?;
         let log = u32::try_from(region)
             .map_err(io::Error::other)
             .and_then(|slot| Ok((slot, usize::try_from(length).map_err(io::Error::other)?)))

@@ -138,6 +138,10 @@ impl hv::Vm for Shared {
         None
     }
 
+    fn track_dirty(&self) -> Option<Result<(), Error>> {
+        self.0.track_dirty.then_some(Ok(()))
+    }
+
     fn take_dirty(&self, region: usize) -> Option<Result<Vec<u64>, Error>> {
         let vm = &self.0;
         let region = vm.mem.iter().nth(region).filter(|r| !vm.read_only.contains(&r.start_addr()));
