@@ -16,6 +16,7 @@ pub const UNSAFE: &[(&str, &str)] = &[
     ("vmm/src/memory/unix.rs", "guest memory is mapped and advised"),
     ("vmm/src/hv/conformance", "the guest programs are read from between assembler labels"),
     ("engine/src/process.rs", "the monitor process is forked"),
+    ("engine/src/network/tap.rs", "an ioctl takes the tap's name by pointer"),
     ("initramfs/agent/src/rt", "PID 1 is freestanding: its runtime is its own"),
     ("initramfs/agent/src/sys.rs", "and so is every system call"),
     ("initramfs/agent/src/sys", "of each architecture"),

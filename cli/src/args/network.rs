@@ -26,8 +26,9 @@ pub(super) fn flags(command: Command) -> Command {
     let long = |name: &'static str| Arg::new(name).long(name);
     command
         .arg(
-            value(long("network").alias("net"), "NETWORK")
-                .help("Network: one that was made, default, or none [default: default]"),
+            value(long("network").alias("net"), "NETWORK").help(
+                "Network: one that was made, default, none, socket:PATH or tap:NAME [default: default]",
+            ),
         )
         .arg(
             values(long("publish").short('p'), "[[IP:]PORT:]PORT[/udp]")

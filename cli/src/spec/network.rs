@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 
-use servin_engine::network::{Mode, Networking, Protocol, Publish};
+use servin_engine::network::{Mode, Networking, Protocol, Publish, Subnet, Tap};
 
 use super::run::value;
 use crate::args;
@@ -56,8 +56,19 @@ pub(super) fn networking(typed: &args::Network) -> Result<Networking> {
     if let Some(text) = &typed.ip {
         // Of a network that is shared the store knows the addresses.
         let any = |text: &str| text.parse().map_err(|_| "it is an IPv4 address".to_owned());
-        let read = if is_shared { any(text) } else { address(text) };
+        let read = match &networking.mode {
+            Mode::Shared(_) => any(text),
+            Mode::Tap(tap) => any(text).and_then(|address| on_tap(tap, address)),
+            _ => address(text),
+        };
         networking.address = Some(read.map_err(value("--ip", text))?);
+    }
+    if let Mode::Tap(tap) = &networking.mode
+        && networking.address.is_none()
+        && let Err(why) = on_tap(tap, Ipv4Addr::from(networking.network().address))
+    {
+        let what = format!("--network tap:{} needs --ip with this subnet and gateway: {why}", tap.name);
+        return Err(Error::Usage { what, verb: "run".into() });
     }
     for word in &typed.aliases {
         networking.aliases.push(utf8("--network-alias", word)?.to_owned());
@@ -81,11 +92,14 @@ pub(super) fn networking(typed: &args::Network) -> Result<Networking> {
             return Err(Error::Usage { what, verb: "run".into() });
         }
     }
-    if matches!(networking.mode, Mode::Socket(_))
-        && (!networking.publish.is_empty() || networking.publish_all)
-    {
-        let what = "-p and -P are for networks of servin's: with --network socket:PATH whoever listens there publishes";
-        return Err(Error::Usage { what: what.into(), verb: "run".into() });
+    if !networking.publish.is_empty() || networking.publish_all {
+        let others = match &networking.mode {
+            Mode::Socket(_) => "with --network socket:PATH whoever listens there publishes",
+            Mode::Tap(_) => "on a tap the container is reached at its own address",
+            _ => return Ok(networking),
+        };
+        let what = format!("-p and -P are for networks of servin's: {others}");
+        return Err(Error::Usage { what, verb: "run".into() });
     }
     Ok(networking)
 }
@@ -105,10 +119,51 @@ fn mode(name: Option<&str>) -> Result<Mode> {
                 "it is socket:PATH, and PATH begins with /".to_owned(),
             )),
         },
+        Some(other) if other.starts_with("tap:") => {
+            tap(other.split_at("tap:".len()).1).map(Mode::Tap).map_err(value("--network", other))
+        }
         Some(other) if other.contains([':', '=', ',']) => {
             Err(Error::NotBuilt { what: format!("run --network {other}"), code: 125 })
         }
         Some(name) => Ok(Mode::Shared(name.to_owned())),
+    }
+}
+
+/// `NAME[,subnet=SUBNET][,gateway=IP]`: without them the addresses are those of a container's own network.
+fn tap(text: &str) -> Result<Tap, String> {
+    const FORM: &str =
+        "it is tap:NAME[,subnet=SUBNET][,gateway=IP], and NAME is that of a device, of 15 bytes at most";
+    let mut parts = text.split(',');
+    let name = parts.next().filter(|name| Tap::is_name(name)).ok_or(FORM)?.to_owned();
+    let (mut subnet, mut gateway): (Option<Subnet>, Option<Ipv4Addr>) = (None, None);
+    for part in parts {
+        match part.split_once('=') {
+            Some(("subnet", text)) => subnet = Some(text.parse()?),
+            Some(("gateway", text)) => {
+                gateway = Some(text.parse().map_err(|_| "the gateway is an IPv4 address")?)
+            }
+            _ => return Err(FORM.into()),
+        }
+    }
+    let (subnet, usual) = match subnet {
+        Some(subnet) => (subnet, subnet.hosts().next().ok_or(FORM)?),
+        None => ("10.0.2.0/24".parse()?, Ipv4Addr::new(10, 0, 2, 2)),
+    };
+    let gateway = gateway.unwrap_or(usual);
+    if !subnet.has_host(gateway) {
+        return Err(format!("the gateway {gateway} is no address of a host in {subnet}"));
+    }
+    Ok(Tap { name, subnet, gateway })
+}
+
+/// Whether a container can have this address on a tap.
+fn on_tap(tap: &Tap, address: Ipv4Addr) -> Result<Ipv4Addr, String> {
+    match address {
+        address if address == tap.gateway => Err(format!("{address} is the gateway's")),
+        address if !tap.subnet.has_host(address) => {
+            Err(format!("{address} is no address of a host in {}", tap.subnet))
+        }
+        address => Ok(address),
     }
 }
 
@@ -280,6 +335,38 @@ mod tests {
         assert!(networking(&typed("socket:p")).unwrap_err().to_string().contains("begins with /"));
         assert!(matches!(networking(&typed("container:x")), Err(Error::NotBuilt { .. })));
         assert!(networking(&typed("host")).unwrap_err().to_string().contains("a kernel of its own"));
+    }
+
+    #[test]
+    fn a_tap_has_the_addresses_that_were_said_or_the_usual_ones() {
+        let typed = |network: &str, ip: Option<&str>| {
+            let typed =
+                args::Network { network: Some(network.into()), ip: ip.map(Into::into), ..Default::default() };
+            networking(&typed).map_err(|error| error.to_string())
+        };
+        let usual = typed("tap:tap0", None).unwrap().network();
+        assert_eq!((usual.address, usual.prefix, usual.gateway), ([10, 0, 2, 15], 24, [10, 0, 2, 2]));
+        assert_eq!((usual.mac, usual.gateway_mac, usual.v6), (Some([2, 0x42, 10, 0, 2, 15]), None, None));
+        let said = typed("tap:br0-tap1,subnet=192.168.0.0/16,gateway=192.168.7.1", Some("192.168.9.3"));
+        let said = said.unwrap().network();
+        assert_eq!((said.address, said.prefix, said.gateway), ([192, 168, 9, 3], 16, [192, 168, 7, 1]));
+        for (network, ip, why) in [
+            ("tap:", None, "15 bytes"),
+            ("tap:sixteen-bytes-in", None, "15 bytes"),
+            ("tap:t,mtu=9000", None, "subnet=SUBNET"),
+            ("tap:t,subnet=1.2.3.4", None, "IPv4 network"),
+            ("tap:t,gateway=10.0.3.1", None, "10.0.3.1 is no address of a host in 10.0.2.0/24"),
+            ("tap:t,subnet=192.168.5.0/24", None, "needs --ip"),
+            ("tap:t,gateway=10.0.2.15", None, "needs --ip"),
+            ("tap:t,subnet=192.168.5.0/24", Some("192.168.5.1"), "is the gateway's"),
+            ("tap:t", Some("10.0.3.1"), "10.0.3.1 is no address"),
+        ] {
+            let error = typed(network, ip).unwrap_err();
+            assert!(error.contains(why), "{network}: {error}");
+        }
+        let publishes = args::Network { publish: vec!["80".into()], ..Default::default() };
+        let publishes = args::Network { network: Some("tap:t".into()), ..publishes };
+        assert!(networking(&publishes).unwrap_err().to_string().contains("its own address"));
     }
 
     #[test]

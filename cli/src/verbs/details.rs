@@ -234,6 +234,7 @@ fn network_settings(container: &Record, networking: &Networking, plan: &Plan, ru
         Mode::None => "none",
         Mode::Shared(name) => name.as_str(),
         Mode::Socket(_) => "socket",
+        Mode::Tap(_) => "tap",
     };
     // What docker tells of a network that was made.
     let of_place = |mut about: Value| {
@@ -261,9 +262,9 @@ fn network_settings(container: &Record, networking: &Networking, plan: &Plan, ru
         "IPAddress": v4(network.address),
         "IPPrefixLen": network.prefix,
         "Gateway": v4(network.gateway),
-        "GlobalIPv6Address": v6(network.address6),
-        "GlobalIPv6PrefixLen": 64,
-        "IPv6Gateway": v6(network.gateway6),
+        "GlobalIPv6Address": network.v6.map_or(String::new(), |own| v6(own.address).to_string()),
+        "GlobalIPv6PrefixLen": if network.v6.is_some() { 64 } else { 0 },
+        "IPv6Gateway": network.v6.map_or(String::new(), |own| v6(own.gateway).to_string()),
         "MacAddress": networking.mac().to_string(),
     });
     let mut settings = own.clone();

@@ -117,6 +117,17 @@ pub enum NetworkError {
         /// What was asked for.
         alias: String,
     },
+    /// A tap of the host's that the card cannot be attached to.
+    #[error("cannot attach the container to tap {name}: {why}")]
+    Tap {
+        /// The device.
+        name: String,
+        /// What is wrong, and what helps.
+        why: String,
+        /// The reason.
+        #[source]
+        source: Option<std::io::Error>,
+    },
     /// The gateway of a new network.
     #[error("{gateway} cannot be the gateway of {subnet}: it is no address of a host there")]
     Gateway {

@@ -1,7 +1,7 @@
 //! `/etc/resolv.conf` of a container.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Mode, Networking, RESOLV_CONF};
 
@@ -21,6 +21,9 @@ fn from_host(networking: &Networking, host: &str) -> Vec<u8> {
     let is_shared = matches!(networking.mode, Mode::Shared(_));
     match networking.dns.as_slice() {
         _ if is_shared => _ = writeln!(text, "nameserver {}", Ipv4Addr::from(networking.network().gateway)),
+        [] if matches!(networking.mode, Mode::Tap(_)) && !resolvers(host).is_empty() => {
+            resolvers(host).iter().for_each(|server| _ = writeln!(text, "nameserver {server}"));
+        }
         [] => _ = writeln!(text, "nameserver {}", Ipv4Addr::from(networking.network().gateway)),
         servers => servers.iter().for_each(|server| _ = writeln!(text, "nameserver {server}")),
     }
@@ -46,6 +49,12 @@ fn from_host(networking: &Networking, host: &str) -> Vec<u8> {
         }
     }
     text.into_bytes()
+}
+
+/// The host's resolvers that another machine reaches: on a tap there is no gateway of ours to ask them.
+fn resolvers(host: &str) -> Vec<IpAddr> {
+    let server = |line: &str| line.strip_prefix("nameserver")?.trim().parse().ok();
+    host.lines().filter_map(server).filter(|server: &IpAddr| !server.is_loopback()).collect()
 }
 
 /// The words behind `name` where it last stands in a resolv.conf.
@@ -81,6 +90,13 @@ mod tests {
             text(&shared),
             "nameserver 10.0.2.2\nsearch a.example b.example\noptions edns0 trust-ad ndots:0\n"
         );
+        // On a tap there is no gateway of ours: the host's own resolvers, where they can be reached from it.
+        let subnet = "192.168.5.0/24".parse().unwrap();
+        let tap = super::super::Tap { name: "tap0".into(), subnet, gateway: [192, 168, 5, 1].into() };
+        let tap = Networking { mode: Mode::Tap(tap), ..Networking::default() };
+        assert!(text(&tap).starts_with("nameserver 192.168.5.1\nsearch"));
+        let reached = from_host(&tap, "nameserver ::1\nnameserver 192.168.5.9\n");
+        assert_eq!(String::from_utf8(reached).unwrap(), "nameserver 192.168.5.9\n");
         let given = Networking { mode: shared.mode, ..given };
         assert_eq!(text(&given), "nameserver 10.0.2.2\noptions ndots:2 rotate\n");
     }

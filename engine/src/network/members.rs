@@ -176,7 +176,7 @@ impl Networks<'_> {
                     let (container, network) = (record.name.clone(), "bridge".into());
                     return Err(NetworkError::Connected { container, network }.into());
                 }
-                Mode::Own | Mode::None | Mode::Socket(_) => {}
+                Mode::Own | Mode::None | Mode::Socket(_) | Mode::Tap(_) => {}
             }
             (asked.mode, asked.address, asked.aliases) = (mode.clone(), address, aliases.clone());
             asked.place = self.attach(db, record, asked)?;
@@ -197,7 +197,7 @@ impl Networks<'_> {
         self.change(record, |db, record, asked| {
             let is_there = match &asked.mode {
                 Mode::Own => name == "bridge",
-                Mode::None | Mode::Socket(_) => false,
+                Mode::None | Mode::Socket(_) | Mode::Tap(_) => false,
                 Mode::Shared(network) => *network == name,
             };
             if !is_there {

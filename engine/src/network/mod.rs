@@ -6,6 +6,7 @@ mod members;
 mod ports;
 mod shared;
 mod subnet;
+mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use servin_devices::virtio::net::nat::{Addresses, Config, Forward, Nat};
 use servin_devices::virtio::net::stream::Stream;
 use servin_devices::virtio::net::switch::{self, Switch};
-use servin_devices::virtio::net::{Backend, Mac, Net};
-use servin_init::proto::Network;
+use servin_devices::virtio::net::{Backend, Mac, Net, tap as frames};
+use servin_init::proto::{Network, NetworkV6};
 
 use crate::container::Text;
 use crate::{Error, Result};
@@ -30,6 +31,7 @@ pub(crate) use ports::{Bound, bind};
 pub use ports::{Protocol, Publish, Published};
 pub use shared::{Networks, NewNetwork, UserNetwork, is_built_in};
 pub use subnet::Subnet;
+pub use tap::Tap;
 
 /// The host's list of resolvers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -49,6 +51,8 @@ pub enum Mode {
     Shared(String),
     /// Whatever listens at this Unix socket: `passt`, or a switch of QEMU's kind. An absolute path.
     Socket(Text),
+    /// A tap of the host's kernel.
+    Tap(Tap),
 }
 
 impl Mode {
@@ -60,6 +64,7 @@ impl Mode {
             Self::Own => "default",
             Self::None => "none",
             Self::Socket(_) => "socket",
+            Self::Tap(_) => "tap",
         }
     }
 }
@@ -109,6 +114,19 @@ impl Networking {
     #[must_use]
     pub fn network(&self) -> Network {
         let own = Network::OWN;
+        if let Mode::Tap(tap) = &self.mode {
+            let address = self.address.map_or(own.address, |address| address.octets());
+            let [a, b, c, d] = address;
+            return Network {
+                // Several can be on one bridge.
+                mac: Some(self.mac.unwrap_or([2, 0x42, a, b, c, d])),
+                address,
+                prefix: tap.subnet.prefix(),
+                gateway: tap.gateway.octets(),
+                v6: None,
+                gateway_mac: None,
+            };
+        }
         match &self.place {
             None => Network {
                 mac: self.mac,
@@ -161,8 +179,8 @@ pub(crate) struct Card {
     /// The published ports, bound.
     bound: std::sync::Arc<Vec<Bound>>,
     shared: Option<SharedWire>,
-    /// Where somebody else's network listens, in place of ours.
-    socket: Option<PathBuf>,
+    /// Somebody else's network in place of ours: a socket or a tap.
+    elsewhere: Option<Mode>,
 }
 
 /// The other end of a card on a network that is shared.
@@ -176,7 +194,7 @@ struct SharedWire {
 impl Card {
     /// A card with these ports published.
     pub(crate) fn new(bound: Vec<Bound>) -> Self {
-        Self { network: Network::OWN, bound: std::sync::Arc::new(bound), shared: None, socket: None }
+        Self { network: Network::OWN, bound: std::sync::Arc::new(bound), shared: None, elsewhere: None }
     }
 
     /// Whether ports of the host are published.
@@ -186,14 +204,14 @@ impl Card {
 
     /// Whether the network is ours: the same for every machine, which opens sockets itself.
     pub(crate) fn is_ours(&self) -> bool {
-        self.socket.is_none()
+        self.elsewhere.is_none()
     }
 
     /// Plugs it in where the container has its place; `root` is the data root.
     pub(crate) fn plug(&mut self, networking: &Networking, root: &Path) {
         self.network = networking.network();
-        if let Mode::Socket(path) = &networking.mode {
-            self.socket = Some(path.as_path().to_path_buf());
+        if let Mode::Socket(_) | Mode::Tap(_) = networking.mode {
+            self.elsewhere = Some(networking.mode.clone());
         }
         self.shared = networking.place.as_ref().map(|place| SharedWire {
             directory: shared::directory(root, &place.network),
@@ -204,7 +222,11 @@ impl Card {
 
     /// The device. Nothing of the host's network is touched but the bound sockets.
     pub(crate) fn device(&self) -> Result<Net> {
-        if let Some(path) = &self.socket {
+        if let Some(Mode::Tap(tap)) = &self.elsewhere {
+            return Ok(Net::new(MAC, Box::new(frames::Tap::new(tap.open()?))));
+        }
+        if let Some(Mode::Socket(path)) = &self.elsewhere {
+            let path = path.as_path();
             let stream = UnixStream::connect(path).and_then(Stream::new);
             let stream =
                 stream.map_err(|source| Error::io("connect to the network's socket", path, source))?;
@@ -216,14 +238,15 @@ impl Card {
             .map(|bound| Ok(Forward { listener: bound.listener()?, port: bound.published.guest }))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(Error::Card)?;
-        let Network { address, prefix, gateway, address6, gateway6, .. } = self.network;
+        let Network { address, prefix, gateway, v6, .. } = self.network;
+        let v6 = v6.unwrap_or(NetworkV6 { address: [0; 16], gateway: [0; 16] });
         let nat = Config {
             addresses: Addresses {
                 guest: address.into(),
                 gateway: gateway.into(),
                 prefix,
-                guest6: address6.into(),
-                gateway6: gateway6.into(),
+                guest6: v6.address.into(),
+                gateway6: v6.gateway.into(),
             },
             mac: self.network.mac.map_or(MAC, Mac),
             resolv_conf: Path::new(RESOLV_CONF).to_path_buf(),

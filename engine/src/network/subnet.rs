@@ -31,7 +31,7 @@ impl Subnet {
     }
 
     /// The addresses that members and the gateway can have.
-    pub(super) fn hosts(self) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn hosts(self) -> impl Iterator<Item = Ipv4Addr> {
         let first = self.address.to_bits();
         (first + 1..first | !self.mask()).map(Ipv4Addr::from_bits)
     }

@@ -22,7 +22,9 @@ const SET_LINK: u16 = 19;
 const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
 const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
 const NEW_NEIGHBOUR: u16 = 28;
+const DELETE_NEIGHBOUR: u16 = 29;
 const REQUEST: u16 = 1;
 const REPLACE_CREATE: u16 = 0x500;
 const INET: u8 = 2;
@@ -66,8 +68,38 @@ impl Batch {
         let address = &network.address;
         let v4 = [INET, network.prefix, 0, 0, a, b, c, d];
         self.add(kind, flags, &v4, &[(1, address), (2, address)]);
-        self.add(kind, flags, &[INET6, 64, NO_DAD, 0, a, b, c, d], &[(1, &network.address6)]);
+        if let Some(v6) = &network.v6 {
+            self.add(kind, flags, &[INET6, 64, NO_DAD, 0, a, b, c, d], &[(1, &v6.address)]);
+        }
     }
+
+    /// Adds or takes away the gateway's known address on the wire.
+    fn neighbour(&mut self, kind: u16, flags: u16, card: u32, gateway: &Gateway<'_>, mac: &[u8; 6]) {
+        let [a, b, c, d] = card.to_ne_bytes();
+        let [s, t] = PERMANENT.to_ne_bytes();
+        let fixed = [gateway.family, 0, 0, 0, a, b, c, d, s, t, 0, 0];
+        self.add(kind, flags, &fixed, &[(1, gateway.address), (2, mac)]);
+    }
+
+    /// Adds or takes away the way to everywhere.
+    fn route(&mut self, kind: u16, flags: u16, card: u32, gateway: &Gateway<'_>) {
+        // Main table, static, to everywhere, unicast.
+        let fixed = [gateway.family, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
+        self.add(kind, flags, &fixed, &[(5, gateway.address), (4, &card.to_ne_bytes())]);
+    }
+}
+
+/// A way out of the network.
+struct Gateway<'n> {
+    family: u8,
+    address: &'n [u8],
+}
+
+/// The gateways of a network, one of each family that it has.
+fn gateways(network: &Network) -> impl Iterator<Item = Gateway<'_>> {
+    let v4 = Gateway { family: INET, address: &network.gateway };
+    let v6 = network.v6.as_ref().map(|v6| Gateway { family: INET6, address: &v6.gateway });
+    core::iter::once(v4).chain(v6)
 }
 
 /// Brings the card up with the addresses of `network`, in place of those of `before`.
@@ -79,6 +111,14 @@ pub(crate) fn set_up(network: &Network, before: Option<&Network>) -> Result<(), 
         .doing("open a netlink socket")?;
     let mut batch = Batch(Vec::with_capacity(512));
     if let Some(before) = before {
+        // What the new one does not put in its place.
+        if let Some(mac) = before.gateway_mac.as_ref().filter(|_| network.gateway_mac.is_none()) {
+            gateways(before).for_each(|gateway| batch.neighbour(DELETE_NEIGHBOUR, 0, card, &gateway, mac));
+        }
+        if network.v6 != before.v6 {
+            let v6 = gateways(before).filter(|gateway| gateway.family == INET6);
+            v6.for_each(|gateway| batch.route(DELETE_ROUTE, 0, card, &gateway));
+        }
         batch.addresses(DELETE_ADDRESS, 0, card, before);
     }
     if let Some(mac) = &network.mac {
@@ -94,20 +134,11 @@ pub(crate) fn set_up(network: &Network, before: Option<&Network>) -> Result<(), 
     batch.link(card, 0, &[(26, &spec)]);
     batch.link(card, 1, &[]);
     batch.addresses(NEW_ADDRESS, REPLACE_CREATE, card, network);
-    let oif = card.to_ne_bytes();
-    // Main table, static, to everywhere, unicast.
-    let route = |family| [family, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
-    let [a, b, c, d] = oif;
-    let [s, t] = PERMANENT.to_ne_bytes();
-    let neighbour = |family| [family, 0, 0, 0, a, b, c, d, s, t, 0, 0];
-    for (family, gateway) in [(INET, &network.gateway[..]), (INET6, &network.gateway6[..])] {
-        batch.add(
-            NEW_NEIGHBOUR,
-            REPLACE_CREATE,
-            &neighbour(family),
-            &[(1, gateway), (2, &network.gateway_mac)],
-        );
-        batch.add(NEW_ROUTE, REPLACE_CREATE, &route(family), &[(5, gateway), (4, &oif)]);
+    for gateway in gateways(network) {
+        if let Some(mac) = &network.gateway_mac {
+            batch.neighbour(NEW_NEIGHBOUR, REPLACE_CREATE, card, &gateway, mac);
+        }
+        batch.route(NEW_ROUTE, REPLACE_CREATE, card, &gateway);
     }
     send(&socket, &batch.0, SendFlags::empty()).doing("set the network card up")?;
     // The kernel has done it all by now, and speaks only of what it could not do.

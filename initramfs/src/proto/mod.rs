@@ -86,14 +86,14 @@ pub use command_line::BootOptions;
 pub use control::{ExitStatus, GuestMessage, Hello, HostMessage, Stage, Subject};
 pub use files::{ChangeKind, FilesAsk, FilesTell, Node, NodeKind};
 pub use frame::{Channel, Frame, Frames, HEADER_LEN};
-pub use network::Network;
+pub use network::{Network, NetworkV6};
 pub use process::{Capabilities, DEFAULT_CAPABILITIES, Exec, Rlimit, WindowSize};
 pub use setup::{Configure, CpuLimit, Limits, Lower, Mount, MountSource, Prepare, Root, Upper};
 pub use stream::{StreamMessage, data_header};
 pub use wire::Error;
 
 /// Version of the protocol, carried in [`Hello`]. Host and guest must have the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Port on the host (CID 2) that takes the control connection.
 pub const CONTROL_PORT: u32 = 1024;

@@ -16,12 +16,19 @@ pub struct Network {
     pub prefix: u8,
     /// IPv4 address of the gateway.
     pub gateway: [u8; 4],
-    /// IPv6 address, in a network of 64 bits.
-    pub address6: [u8; 16],
-    /// IPv6 address of the gateway.
-    pub gateway6: [u8; 16],
-    /// The gateway's address on the wire.
-    pub gateway_mac: [u8; 6],
+    /// IPv6, where there is any.
+    pub v6: Option<NetworkV6>,
+    /// The gateway's address on the wire; without it the guest asks, as on any wire.
+    pub gateway_mac: Option<[u8; 6]>,
+}
+
+/// The card's IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkV6 {
+    /// Its address, in a network of 64 bits.
+    pub address: [u8; 16],
+    /// Address of the gateway.
+    pub gateway: [u8; 16],
 }
 
 impl Network {
@@ -32,9 +39,11 @@ impl Network {
         address: [10, 0, 2, 15],
         prefix: 24,
         gateway: [10, 0, 2, 2],
-        address6: [0xfd, 0x53, 0x72, 0x76, 0x69, 0x6e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x15],
-        gateway6: [0xfd, 0x53, 0x72, 0x76, 0x69, 0x6e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
-        gateway_mac: [2, 0x53, 0x56, 0, 0, 1],
+        v6: Some(NetworkV6 {
+            address: [0xfd, 0x53, 0x72, 0x76, 0x69, 0x6e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x15],
+            gateway: [0xfd, 0x53, 0x72, 0x76, 0x69, 0x6e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+        }),
+        gateway_mac: Some([2, 0x53, 0x56, 0, 0, 1]),
     };
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
@@ -43,9 +52,8 @@ impl Network {
             address: array(r)?,
             prefix: r.u8()?,
             gateway: array(r)?,
-            address6: array(r)?,
-            gateway6: array(r)?,
-            gateway_mac: array(r)?,
+            v6: r.option("network.v6", |r| Ok(NetworkV6 { address: array(r)?, gateway: array(r)? }))?,
+            gateway_mac: r.option("network.gateway_mac", array)?,
         };
         if network.prefix > 32 {
             return Err(Error::Invalid("network.prefix"));
@@ -60,9 +68,12 @@ impl Network {
         .raw(&self.address)
         .u8(self.prefix)
         .raw(&self.gateway)
-        .raw(&self.address6)
-        .raw(&self.gateway6)
-        .raw(&self.gateway_mac);
+        .option(self.v6.as_ref(), |w, v6| {
+            w.raw(&v6.address).raw(&v6.gateway);
+        })
+        .option(self.gateway_mac.as_ref(), |w, mac| {
+            w.raw(mac);
+        });
     }
 }
 

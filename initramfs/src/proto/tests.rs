@@ -67,6 +67,10 @@ fn host_messages() -> Vec<HostMessage> {
     let mut messages = vec![
         HostMessage::Configure(Configure::default()),
         HostMessage::Configure(full),
+        HostMessage::Configure(Configure {
+            network: Some(Network { v6: None, gateway_mac: None, ..Network::OWN }),
+            ..Configure::default()
+        }),
         HostMessage::Exec(Exec::default()),
         HostMessage::Exec(exec),
         HostMessage::Signal { id: 3, signal: 64 },

@@ -13,6 +13,8 @@ mod port;
 pub mod stream;
 #[cfg(unix)]
 pub mod switch;
+#[cfg(unix)]
+pub mod tap;
 #[cfg_attr(windows, allow(dead_code, reason = "the network behind the card reads it"))]
 pub mod wire;
 
