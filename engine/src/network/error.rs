@@ -86,14 +86,16 @@ pub enum NetworkError {
         network: String,
     },
     /// A container runs.
-    #[error("container {container} is running: its network card stays where it is until it has stopped")]
+    #[error(
+        "container {container} is running: its network card stays where it is until it has stopped; \"servin stop {container}\", then connect or disconnect it, then \"servin start {container}\""
+    )]
     Running {
         /// The container.
         container: String,
     },
     /// It is on a network already.
     #[error(
-        "container {container} has one network card, on network {network}: disconnect it from there first"
+        "container {container} has one network card, on network {network}: \"servin network disconnect {network} {container}\" takes it from there first"
     )]
     Connected {
         /// The container.
