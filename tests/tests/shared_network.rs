@@ -169,3 +169,42 @@ fn a_container_whose_monitor_was_killed_is_found_again_when_it_starts_again() {
     until(&servin, "one", "ping -c 1 -W 5 two");
     servin.go(&["rm", "-f", "one", "two"]).expect(0, "one\ntwo\n");
 }
+
+#[test]
+fn containers_of_a_network_with_ipv6_reach_each_other_by_it() {
+    let Some(servin) = Servin::new() else { return };
+    let create =
+        ["network", "create", "--ipv6", "--subnet", "10.90.6.0/24", "--subnet", "fd00:90:6:1::/64", "six"];
+    assert_eq!(servin.go(&create).code, Some(0));
+    refused(&servin, &["network", "create", "--subnet", "fd00:91::/64", "x"], "--ipv6");
+    start(&servin, "one", &["--network", "six"]);
+    start(&servin, "two", &["--network", "six", "--network-alias", "db"]);
+    let found = until(&servin, "one", "ping -6 -c 1 -W 5 db");
+    assert!(found.contains("(fd00:90:6:1::3)"), "{found}");
+    // A megabyte there and back, in long segments.
+    until(&servin, "one", "seq 200000 | head -c 1048576 > /tmp/x");
+    servin.go(&["exec", "-d", "two", "sh", "-c", "nc -l -p 7000 -e cat"]);
+    until(&servin, "two", "netstat -ltn | grep -q :7000");
+    let script = "nc fd00:90:6:1::3 7000 < /tmp/x | cmp - /tmp/x && echo same";
+    servin.go(&["exec", "one", "sh", "-c", script]).expect(0, "same\n");
+    // Both addresses are told, and the way out is its own gateway's.
+    let format =
+        "{{.NetworkSettings.Networks.six.GlobalIPv6Address}} {{.NetworkSettings.Networks.six.IPv6Gateway}}";
+    assert_eq!(
+        servin.go(&["inspect", "--format", format, "two"]).text().trim(),
+        "fd00:90:6:1::3 fd00:90:6:1::1"
+    );
+    let about = servin.go(&["network", "inspect", "six"]).text();
+    for part in ["\"EnableIPv6\": true", "fd00:90:6:1::/64", "fd00:90:6:1::3/64"] {
+        assert!(about.contains(part), "{part} is not in {about}");
+    }
+    let routes = servin.go(&["exec", "two", "ip", "-6", "route", "show", "default"]).text();
+    assert!(routes.starts_with("default via fd00:90:6:1::1 ") && routes.lines().count() == 1, "{routes}");
+    until(&servin, "two", "ping -6 -c 1 -W 5 fd00:90:6:1::1");
+    // Who is gone is not found.
+    servin.go(&["rm", "-f", "two"]).expect(0, "two\n");
+    let gone = servin.go(&["exec", "one", "sh", "-c", "ping -6 -c 1 -W 2 fd00:90:6:1::3 || echo gone"]);
+    assert!(gone.text().ends_with("gone\n"), "{gone:?}");
+    servin.go(&["rm", "-f", "one"]).expect(0, "one\n");
+    servin.go(&["network", "rm", "six"]).expect(0, "six\n");
+}

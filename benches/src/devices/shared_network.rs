@@ -31,7 +31,7 @@ const AHEAD: u64 = 4;
 /// If the host refuses a socket, or a segment is lost.
 pub fn shared_network(time: Duration) -> io::Result<Vec<Rate>> {
     let dir = tempfile::tempdir()?;
-    let line = |(address, mac)| format!("{}\n", Member { address, mac, names: Vec::new() });
+    let line = |(address, mac)| format!("{}\n", Member { address, mac, address6: None, names: Vec::new() });
     std::fs::write(dir.path().join(MEMBERS), [line(A), line(B)].concat())?;
     let (mut a, mut b) = (card(A, dir.path())?, card(B, dir.path())?);
     for _ in 0..BUFFERS {

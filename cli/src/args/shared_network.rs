@@ -11,8 +11,9 @@ pub(crate) enum SharedNetwork {
     /// `network create`
     Create {
         name: String,
-        subnet: Option<String>,
-        gateway: Option<String>,
+        subnets: Vec<String>,
+        gateways: Vec<String>,
+        ipv6: bool,
         internal: bool,
         labels: Vec<String>,
     },
@@ -31,7 +32,7 @@ pub(crate) enum SharedNetwork {
 }
 
 /// Flags that are refused by name: of which verb, the flag, its letter, and whether it takes a value.
-const UNBUILT: [(&str, &str, Option<char>, bool); 15] = [
+const UNBUILT: [(&str, &str, Option<char>, bool); 14] = [
     ("create", "attachable", None, false),
     ("create", "aux-address", None, true),
     ("create", "config-from", None, true),
@@ -40,7 +41,6 @@ const UNBUILT: [(&str, &str, Option<char>, bool); 15] = [
     ("create", "ip-range", None, true),
     ("create", "ipam-driver", None, true),
     ("create", "ipam-opt", None, true),
-    ("create", "ipv6", None, false),
     ("create", "opt", Some('o'), true),
     ("create", "scope", None, true),
     ("connect", "driver-opt", None, true),
@@ -60,8 +60,9 @@ pub(super) fn add(command: Command) -> Command {
     let verbs = [
         Command::new("create")
             .about("Make a network that containers share")
-            .arg(value(long("subnet"), "SUBNET").help("Its addresses, as 10.89.0.0/24 [default: one that is free]"))
-            .arg(value(long("gateway"), "IP").help("Address of the gateway [default: the subnet's first]"))
+            .arg(values(long("subnet"), "SUBNET").help("Its addresses, as 10.89.0.0/24 [default: one that is free]"))
+            .arg(values(long("gateway"), "IP").help("Address of the gateway [default: the subnet's first]"))
+            .arg(switch(long("ipv6")).help("IPv6 addresses too; --subnet and --gateway once more say which"))
             .arg(switch(long("internal")).help("Nothing but its containers is reached from it"))
             .arg(values(long("label"), "NAME[=VALUE]").help("Label of the network"))
             .arg(value(both("driver", 'd'), "DRIVER").help("The only one there is: bridge"))
@@ -137,8 +138,9 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Verb> {
             }
             SharedNetwork::Create {
                 name: word("name")?,
-                subnet: one("subnet")?,
-                gateway: one("gateway")?,
+                subnets: many("subnet")?,
+                gateways: many("gateway")?,
+                ipv6: is_on(matches, "ipv6"),
                 internal: is_on(matches, "internal"),
                 labels: many("label")?,
             }
@@ -187,8 +189,9 @@ mod tests {
             verb(&words).unwrap(),
             SharedNetwork::Create {
                 name: "net".into(),
-                subnet: Some("10.1.0.0/16".into()),
-                gateway: None,
+                subnets: vec!["10.1.0.0/16".into()],
+                gateways: Vec::new(),
+                ipv6: false,
                 internal: true,
                 labels: vec!["a=b".into()],
             }

@@ -27,14 +27,18 @@ pub(crate) fn run(global: &Global, typed: &SharedNetwork) -> Result<u8> {
     let store = open(global)?;
     let networks = Networks::new(&store);
     match typed {
-        SharedNetwork::Create { name, subnet, gateway, internal, labels } => {
+        SharedNetwork::Create { name, subnets, gateways, ipv6, internal, labels } => {
             let labels = labels
                 .iter()
                 .map(|label| super::volume::label(label, "network"))
                 .collect::<Result<BTreeMap<_, _>>>()?;
+            let [subnet, subnet6] = families("--subnet", subnets, *ipv6)?;
+            let [gateway, gateway6] = families("--gateway", gateways, *ipv6)?;
             let gateway = gateway.as_deref().map(|text| address("--gateway", text)).transpose()?;
-            let (name, subnet, internal) = (name.clone(), subnet.clone(), *internal);
-            let made = networks.create(&NewNetwork { name, subnet, gateway, internal, labels })?;
+            let gateway6 = gateway6.as_deref().map(|text| address("--gateway", text)).transpose()?;
+            let (name, ipv6, internal) = (name.clone(), *ipv6, *internal);
+            let new = NewNetwork { name, subnet, gateway, ipv6, subnet6, gateway6, internal, labels };
+            let made = networks.create(&new)?;
             output::text(&format!("{}\n", made.id));
         }
         SharedNetwork::List { quiet, format, filter, no_trunc } => {
@@ -82,9 +86,27 @@ fn refuse_host(network: &str) -> Result<()> {
     Ok(())
 }
 
-fn address(flag: &'static str, text: &str) -> Result<std::net::Ipv4Addr> {
-    let bad = |_| Error::Value { flag, value: text.to_owned(), why: "it is an IPv4 address".into(), code: 1 };
-    text.parse().map_err(bad)
+fn address<T: std::str::FromStr>(flag: &'static str, text: &str) -> Result<T> {
+    let family = if text.contains(':') { "IPv6" } else { "IPv4" };
+    let why = format!("it is an {family} address");
+    text.parse().map_err(|_| Error::Value { flag, value: text.to_owned(), why, code: 1 })
+}
+
+/// What a flag says of IPv4 and of IPv6, once each.
+fn families(flag: &'static str, words: &[String], ipv6: bool) -> Result<[Option<String>; 2]> {
+    let mut said = [None, None];
+    for word in words {
+        let bad = |why: &str| Error::Value { flag, value: word.clone(), why: why.into(), code: 1 };
+        let is_v6 = word.contains(':');
+        if is_v6 && !ipv6 {
+            return Err(bad("it is of IPv6, which the network has with --ipv6"));
+        }
+        let [four, six] = &mut said;
+        if (if is_v6 { six } else { four }).replace(word.clone()).is_some() {
+            return Err(bad("a network has one of each family"));
+        }
+    }
+    Ok(said)
 }
 
 fn prune(networks: &Networks<'_>, force: bool, filter: &[String]) -> Result<u8> {
@@ -144,18 +166,19 @@ pub(super) fn known(store: &Store, name: &str) -> Result<Value> {
         .map(|one| {
             let about = json!({
                 "Name": one.name, "EndpointID": "", "MacAddress": one.mac.to_string(),
-                "IPv4Address": format!("{}/{prefix}", one.address), "IPv6Address": "",
+                "IPv4Address": format!("{}/{prefix}", one.address),
+                "IPv6Address": one.address6.map_or(String::new(), |address| format!("{address}/64")),
             });
             (one.container, about)
         })
         .collect();
+    let mut addresses =
+        vec![json!({ "Subnet": network.subnet.to_string(), "Gateway": network.gateway.to_string() })];
+    addresses.extend(network.v6.map(|v6| json!({ "Subnet": v6.subnet.to_string(), "Gateway": v6.gateway })));
     Ok(json!({
         "Name": network.name, "Id": network.id, "Created": rfc3339(network.created_ns), "Scope": "local",
-        "Driver": "bridge", "EnableIPv4": true, "EnableIPv6": false,
-        "IPAM": {
-            "Driver": "default", "Options": {},
-            "Config": [{ "Subnet": network.subnet.to_string(), "Gateway": network.gateway.to_string() }],
-        },
+        "Driver": "bridge", "EnableIPv4": true, "EnableIPv6": network.v6.is_some(),
+        "IPAM": { "Driver": "default", "Options": {}, "Config": addresses },
         "Internal": network.internal, "Attachable": false, "Ingress": false, "ConfigOnly": false,
         "Containers": members, "Options": {}, "Labels": network.labels,
     }))
@@ -206,7 +229,7 @@ fn row(seen: &Seen, network: Option<&UserNetwork>, no_trunc: bool) -> Value {
         "Name": seen.name,
         "Driver": seen.driver,
         "Scope": "local",
-        "IPv6": (seen.name == "bridge").to_string(),
+        "IPv6": (seen.name == "bridge" || network.is_some_and(|network| network.v6.is_some())).to_string(),
         "Internal": network.is_some_and(|network| network.internal).to_string(),
         "Labels": labels.join(","),
         "CreatedAt": rfc3339(network.map_or(0, |network| network.created_ns)),
@@ -296,6 +319,19 @@ fn matches(seen: &Seen, filters: &[Filter]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn subnets_and_gateways_are_one_of_each_family() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let both = families("--subnet", &words(&["fd00::/64", "10.1.0.0/24"]), true).unwrap();
+        assert_eq!(both, [Some("10.1.0.0/24".to_owned()), Some("fd00::/64".to_owned())]);
+        let refused = |list: &[&str], ipv6| families("--subnet", &words(list), ipv6).unwrap_err().to_string();
+        assert!(refused(&["fd00::/64"], false).contains("--ipv6"));
+        assert!(refused(&["10.1.0.0/24", "10.2.0.0/24"], true).contains("one of each family"));
+        assert!(
+            address::<std::net::Ipv6Addr>("--gateway", "fd00::x").unwrap_err().to_string().contains("IPv6")
+        );
+    }
 
     #[test]
     fn filters_choose_by_what_a_network_is() {

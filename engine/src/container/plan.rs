@@ -194,10 +194,14 @@ fn hosts(hostname: &str, request: &Request) -> Vec<u8> {
         // There is a name, and nowhere else to point it.
         false => Ipv4Addr::new(127, 0, 1, 1),
     };
+    // As docker has it: where containers have IPv6 among each other, both addresses have the name.
+    let six =
+        request.network.place.as_ref().and_then(|place| Some(place.v6?.address(place.address, place.subnet)));
+    let six = six.map_or_else(String::new, |address| format!("{address}\t{own}\n"));
     let more: String = request.hosts.iter().map(|(name, address)| format!("{address}\t{name}\n")).collect();
     format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{address}\t{own}\n{more}"
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{address}\t{own}\n{six}{more}"
     )
     .into_bytes()
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with networks that containers share.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// See the module's description.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,7 @@ pub enum NetworkError {
     #[error("{gateway} cannot be the gateway of {subnet}: it is no address of a host there")]
     Gateway {
         /// What was asked for.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
         /// The network.
         subnet: String,
     },

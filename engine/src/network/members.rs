@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::DirBuilderExt as _;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use servin_devices::virtio::net::{Mac, nat::GATEWAY_MAC, switch};
 
-use super::shared::{Networks, UserNetwork, database, directory, find, is_built_in};
+use super::shared::{Networks, UserNetwork, database, directory, find, is_built_in, list};
+use super::six::V6;
 use super::{Mode, NetworkError, Networking, Subnet};
 use crate::container::{Config, RunDir, short};
 use crate::store::Record;
@@ -26,6 +27,9 @@ pub struct Place {
     pub subnet: Subnet,
     /// The gateway's.
     pub gateway: Ipv4Addr,
+    /// The network's IPv6 addresses, where it has any.
+    #[serde(default)]
+    pub v6: Option<V6>,
     /// Nothing else is reached.
     pub internal: bool,
     /// The container's address.
@@ -45,6 +49,8 @@ pub struct Member {
     pub name: String,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, where the network has them.
+    pub address6: Option<Ipv6Addr>,
     /// The address of its card.
     pub mac: Mac,
     /// Further names of it.
@@ -144,6 +150,7 @@ impl Networks<'_> {
             container: record.id.clone(),
             name: record.name.clone(),
             address,
+            address6: network.v6.map(|v6| v6.address(address, network.subnet)),
             mac,
             aliases: asked.aliases.clone(),
         };
@@ -265,7 +272,8 @@ impl Networks<'_> {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
         let mut text = String::new();
         for one in members(db, name)? {
-            let line = switch::Member { address: one.address, mac: one.mac, names: one.names() };
+            let (address, mac, address6) = (one.address, one.mac, one.address6);
+            let line = switch::Member { address, mac, address6, names: one.names() };
             let _ = writeln!(text, "{line}");
         }
         let new = dir.join("members.new");
@@ -274,22 +282,26 @@ impl Networks<'_> {
 }
 
 fn place(network: UserNetwork, member: Member) -> Place {
-    let UserNetwork { name, id, subnet, gateway, internal, .. } = network;
+    let UserNetwork { name, id, subnet, gateway, v6, internal, .. } = network;
     let Member { address, mac, aliases, .. } = member;
-    Place { network: name, id, subnet, gateway, internal, address, mac: mac.0, aliases }
+    Place { network: name, id, subnet, gateway, v6, internal, address, mac: mac.0, aliases }
 }
 
 pub(super) fn members(db: &Connection, name: &str) -> Result<Vec<Member>> {
     let fail = database("list the network's members");
     let sql = "SELECT c.id, c.name, m.address, m.mac, m.aliases FROM container_networks m
                JOIN containers c ON c.id = m.container WHERE m.network = ?1 ORDER BY m.address";
+    let network = list(db)?.into_iter().find(|one| one.name == name);
+    let six = |v4| network.as_ref().and_then(|one| Some(one.v6?.address(v4, one.subnet)));
     let mut statement = db.prepare(sql).map_err(&fail)?;
     let read = |row: &Row<'_>| {
         let aliases: String = row.get(4)?;
+        let address = Ipv4Addr::from_bits(row.get(2)?);
         Ok(Member {
             container: row.get(0)?,
             name: row.get(1)?,
-            address: Ipv4Addr::from_bits(row.get(2)?),
+            address,
+            address6: six(address),
             mac: Mac(row.get(3)?),
             aliases: serde_json::from_str(&aliases).unwrap_or_default(),
         })

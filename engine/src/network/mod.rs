@@ -5,6 +5,7 @@ mod files;
 mod members;
 mod ports;
 mod shared;
+mod six;
 mod subnet;
 mod tap;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use members::{Member, Place};
 pub(crate) use ports::{Bound, bind};
 pub use ports::{Protocol, Publish, Published};
 pub use shared::{Networks, NewNetwork, UserNetwork, is_built_in};
+pub use six::{Subnet6, V6};
 pub use subnet::Subnet;
 pub use tap::Tap;
 
@@ -138,6 +140,10 @@ impl Networking {
                 address: place.address.octets(),
                 prefix: place.subnet.prefix(),
                 gateway: place.gateway.octets(),
+                v6: place.v6.map_or(own.v6, |v6| {
+                    let address = v6.address(place.address, place.subnet).octets();
+                    Some(NetworkV6 { address, gateway: v6.gateway.octets() })
+                }),
                 ..own
             },
         }

@@ -11,13 +11,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Row, types::Type};
 
 use super::NetworkError;
 use super::members::members;
+use super::six::{Subnet6, V6};
 use super::subnet::{self, Subnet};
 use crate::container::new_id;
 use crate::store::{Store, now_ns};
@@ -41,6 +42,8 @@ pub struct UserNetwork {
     pub subnet: Subnet,
     /// The one of them that every member's own gateway has.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 addresses, where it has any.
+    pub v6: Option<V6>,
     /// Nothing but the members is reached from it.
     pub internal: bool,
     /// What its maker wrote on it.
@@ -58,6 +61,12 @@ pub struct NewNetwork {
     pub subnet: Option<String>,
     /// The gateway; the subnet's first address if not given.
     pub gateway: Option<Ipv4Addr>,
+    /// Whether it has IPv6 addresses.
+    pub ipv6: bool,
+    /// These; chosen if not given.
+    pub subnet6: Option<String>,
+    /// Their gateway; the first address if not given.
+    pub gateway6: Option<Ipv6Addr>,
     /// Nothing but the members is reached from it.
     pub internal: bool,
     /// What its maker writes on it.
@@ -117,6 +126,7 @@ impl<'a> Networks<'a> {
         };
         let asked = new.subnet.as_ref().map(asked).transpose()?;
         let id = new_id()?;
+        let v6 = new.ipv6.then(|| six(new, &id)).transpose()?;
         self.store.write("make the network", |db| {
             let others = list(db)?;
             if others.iter().any(|other| other.name == name) {
@@ -139,8 +149,15 @@ impl<'a> Networks<'a> {
                     Subnet::choices().find(is_free).ok_or(NetworkError::NoSubnet)?
                 }
             };
+            if let Some(V6 { subnet, .. }) = &v6
+                && let Some(other) = others.iter().find(|one| one.v6.is_some_and(|v6| v6.subnet == *subnet))
+            {
+                let why = format!("network {} has it", other.name);
+                return Err(NetworkError::Subnet { text: subnet.to_string(), why }.into());
+            }
             let gateway = match new.gateway {
                 Some(gateway) if !subnet.has_host(gateway) => {
+                    let gateway = gateway.into();
                     return Err(NetworkError::Gateway { gateway, subnet: subnet.to_string() }.into());
                 }
                 Some(gateway) => gateway,
@@ -151,6 +168,7 @@ impl<'a> Networks<'a> {
                 id: id.clone(),
                 subnet,
                 gateway,
+                v6,
                 internal: new.internal,
                 labels: new.labels.clone(),
                 created_ns: now_ns(),
@@ -160,7 +178,7 @@ impl<'a> Networks<'a> {
             // The rest of one whose removal was cut.
             remove_tree(&directory(self.store.root(), &name))?;
             db.execute(
-                "INSERT INTO networks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO networks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 (
                     &name,
                     &id,
@@ -169,6 +187,8 @@ impl<'a> Networks<'a> {
                     network.internal,
                     labels,
                     network.created_ns,
+                    v6.map(|v6| v6.subnet.to_string()),
+                    v6.map(|v6| v6.gateway.to_string()),
                 ),
             )
             .map_err(database("make the network"))?;
@@ -236,14 +256,27 @@ impl<'a> Networks<'a> {
     }
 }
 
+/// The IPv6 addresses of a new network.
+fn six(new: &NewNetwork, id: &str) -> Result<V6> {
+    let subnet = match &new.subnet6 {
+        Some(text) => text.parse().map_err(|why| NetworkError::Subnet { text: text.clone(), why })?,
+        None => Subnet6::of_id(id),
+    };
+    V6::new(subnet, new.gateway6).map_err(|subnet| {
+        // Only one that was given can be wrong.
+        let gateway = new.gateway6.unwrap_or(Ipv6Addr::UNSPECIFIED).into();
+        NetworkError::Gateway { gateway, subnet: subnet.to_string() }.into()
+    })
+}
+
 pub(super) fn find(db: &Connection, name: &str) -> Result<UserNetwork> {
     let found = list(db)?.into_iter().find(|one| one.name == name);
     found.ok_or_else(|| NetworkError::None { name: name.to_owned() }.into())
 }
 
-fn list(db: &Connection) -> Result<Vec<UserNetwork>> {
+pub(super) fn list(db: &Connection) -> Result<Vec<UserNetwork>> {
     let fail = database("list networks");
-    let sql = "SELECT name, id, subnet, gateway, internal, labels, created_ns FROM networks ORDER BY name";
+    let sql = "SELECT name, id, subnet, gateway, internal, labels, created_ns, subnet6, gateway6 FROM networks ORDER BY name";
     let mut statement = db.prepare(sql).map_err(&fail)?;
     let rows = statement.query_map((), read).map_err(&fail)?;
     rows.collect::<rusqlite::Result<_>>().map_err(&fail)
@@ -256,11 +289,19 @@ fn read(row: &Row<'_>) -> rusqlite::Result<UserNetwork> {
             || rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("bad {text:?}").into());
         read(&text).ok_or_else(bad)
     }
+    let v6 = match row.get::<_, Option<String>>(7)? {
+        None => None,
+        Some(_) => Some(V6 {
+            subnet: parse(row, 7, |text| text.parse().ok())?,
+            gateway: parse(row, 8, |text| text.parse().ok())?,
+        }),
+    };
     Ok(UserNetwork {
         name: row.get(0)?,
         id: row.get(1)?,
         subnet: parse(row, 2, |text| text.parse().ok())?,
         gateway: parse(row, 3, |text| text.parse().ok())?,
+        v6,
         internal: row.get(4)?,
         labels: parse(row, 5, |text| serde_json::from_str(text).ok())?,
         created_ns: row.get(6)?,

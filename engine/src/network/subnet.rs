@@ -43,6 +43,11 @@ impl Subnet {
         bits & self.mask() == first && bits != first && bits != first | !self.mask()
     }
 
+    /// Which of its addresses this is; the first is 0.
+    pub(super) fn number(self, address: Ipv4Addr) -> u32 {
+        address.to_bits() & !self.mask()
+    }
+
     /// Whether an address is in both.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {

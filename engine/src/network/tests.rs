@@ -62,6 +62,7 @@ fn networks_have_subnets_of_their_own_and_names_that_can_be_names() {
         gateway: Some([172, 30, 9, 9].into()),
         internal: true,
         labels,
+        ..NewNetwork::default()
     };
     let own = networks.create(&new).unwrap();
     assert_eq!(networks.list().unwrap(), [one.clone(), own.clone(), two]);
@@ -199,4 +200,47 @@ fn an_internal_network_publishes_nothing() {
         error(container::create(&store, &publishing(|asked| asked.publish_all = true))).contains("internal")
     );
     container::create(&store, &publishing(|_| ())).unwrap();
+}
+
+#[test]
+fn a_network_with_ipv6_has_a_subnet_of_it_and_its_members_addresses_there() {
+    let (_dir, store) = store();
+    let networks = Networks::new(&store);
+    let new = |name: &str, subnet6: Option<&str>, gateway6: Option<&str>| NewNetwork {
+        name: name.into(),
+        subnet: Some("10.7.0.0/24".into()),
+        ipv6: true,
+        subnet6: subnet6.map(Into::into),
+        gateway6: gateway6.map(|text| text.parse().unwrap()),
+        ..NewNetwork::default()
+    };
+    let six = networks.create(&new("six", Some("fd00:7::/64"), None)).unwrap();
+    assert_eq!(six.v6.map(|v6| v6.gateway.to_string()), Some("fd00:7::1".into()));
+    assert_eq!(networks.find("six").unwrap(), six);
+    let other = NewNetwork { subnet: None, ..new("other", None, None) };
+    let chosen = networks.create(&other).unwrap().v6.unwrap().subnet.to_string();
+    assert!(chosen.starts_with("fd") && chosen.ends_with("::/64"), "{chosen}");
+    let refused = |subnet6: &str, gateway6: Option<&str>| {
+        error(networks.create(&NewNetwork { subnet: None, ..new("x", Some(subnet6), gateway6) }))
+    };
+    assert!(refused("fd00:7::/64", None).contains("network six has it"));
+    assert!(refused("fd00:8::/48", None).contains("64 bits"));
+    assert!(refused("fd00:8::/64", Some("fd00:7::9")).contains("fd00:7::9 cannot be the gateway"));
+    let a = container(&store, "a", "six");
+    let line = format!("10.7.0.2 02:42:0a:07:00:02 fd00:7::2 a {}", container::short(&a.id));
+    assert_eq!(lines(&store, "six"), [line]);
+    assert_eq!(networks.members("six").unwrap()[0].address6, Some("fd00:7::2".parse().unwrap()));
+    let v6 = networking(&store, &a).network().v6.unwrap();
+    assert_eq!(
+        (v6.address, v6.gateway),
+        ([0xfd, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], {
+            let mut gateway = v6.address;
+            gateway[15] = 1;
+            gateway
+        })
+    );
+    // Where there is none, the container has that towards its own gateway alone.
+    make(&store, "four", Some("10.8.0.0/24"));
+    let b = container(&store, "b", "four");
+    assert_eq!(networking(&store, &b).network().v6, servin_init::proto::Network::OWN.v6);
 }

@@ -15,6 +15,7 @@ const STEPS: &[&str] = &[
     include_str!("steps/2-volumes.sql"),
     include_str!("steps/3-restarts.sql"),
     include_str!("steps/4-networks.sql"),
+    include_str!("steps/5-ipv6.sql"),
 ];
 
 /// Checks the layout's version, makes the tables in a new database and takes an older one to this version's layout.

@@ -77,8 +77,12 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    fn is_gateway(&self, address: IpAddr) -> bool {
+    pub(super) fn is_gateway(&self, address: IpAddr) -> bool {
         address == self.gateway || address == self.gateway6
+    }
+
+    pub(super) fn is_guest(&self, address: IpAddr) -> bool {
+        address == self.guest || address == self.guest6
     }
 
     pub(super) fn is_inside(&self, address: IpAddr) -> bool {

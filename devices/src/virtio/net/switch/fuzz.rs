@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::header::{GSO_TCPV4, HEADER_LEN, Header, NEEDS_CSUM};
+use super::super::header::{GSO_TCPV4, GSO_TCPV6, HEADER_LEN, Header, NEEDS_CSUM};
 use super::super::nat::{self, Addresses, GATEWAY_MAC};
-use super::super::wire::{Ethernet, IPV4, Link, Mac, Tcp};
+use super::super::wire::{Ethernet, IPV4, IPV6, Link, Mac, Tcp};
 use super::super::{Net, RECEIVE, TRANSMIT};
 use super::members::Directory;
 use super::{Config, LONGEST, MEMBERS, Member, Switch, frame};
@@ -19,6 +19,11 @@ use crate::testing::Rig;
 const GUEST: (Ipv4Addr, Mac) = (Ipv4Addr::new(10, 0, 2, 15), Mac([2, 0x42, 10, 0, 2, 15]));
 const OTHER: (Ipv4Addr, Mac) = (Ipv4Addr::new(10, 0, 2, 16), Mac([2, 0x42, 10, 0, 2, 16]));
 const NOBODY: (Ipv4Addr, Mac) = (Ipv4Addr::new(10, 0, 2, 17), Mac([2, 0x42, 10, 0, 2, 17]));
+
+/// The IPv6 address of who has an IPv4 one.
+fn six(address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, address.octets()[3].into())
+}
 
 struct Input<'a>(&'a [u8]);
 
@@ -54,12 +59,17 @@ impl<'a> Input<'a> {
         let mut bytes = Vec::new();
         let link = Link { dst: to.1, src: from.1 };
         let tcp = Tcp { src: 1, dst: 2, flags: self.byte(), ..Tcp::default() };
-        link.tcp(&mut bytes, ((from.0, 1).into(), (to.0, 2).into()), &tcp, len);
+        let is_v6 = tcp.flags & 0x80 != 0;
+        let end = |who: Ipv4Addr, port| match is_v6 {
+            true => (six(who), port).into(),
+            false => (who, port).into(),
+        };
+        link.tcp(&mut bytes, (end(from.0, 1), end(to.0, 2)), &tcp, len);
         bytes.resize(bytes.len() + len, 7);
         let mut header = Header::default();
         if self.byte() & 1 == 0 {
-            (header.flags, header.csum_start, header.csum_offset) = (NEEDS_CSUM, 34, 16);
-            (header.gso_type, header.gso_size) = (GSO_TCPV4, 1448);
+            (header.flags, header.csum_offset, header.gso_size) = (NEEDS_CSUM, 16, 1448);
+            (header.csum_start, header.gso_type) = if is_v6 { (54, GSO_TCPV6) } else { (34, GSO_TCPV4) };
         }
         let mut all = [&header.to_bytes()[..], &bytes].concat();
         for _ in 0..self.byte() % 4 {
@@ -80,7 +90,12 @@ impl<'a> Input<'a> {
 /// When a promise is broken.
 pub fn fuzz(data: &[u8], dir: &Path) {
     let mut input = Input(data);
-    let line = |(address, mac): (Ipv4Addr, Mac)| Member { address, mac, names: Vec::new() };
+    let line = |(address, mac): (Ipv4Addr, Mac)| Member {
+        address,
+        mac,
+        address6: Some(six(address)),
+        names: Vec::new(),
+    };
     let list: String = [GUEST, OTHER].map(|who| format!("{}\n", line(who))).concat();
     std::fs::write(dir.join(MEMBERS), list).unwrap();
     let directory = Directory::open(dir).unwrap();
@@ -92,8 +107,8 @@ pub fn fuzz(data: &[u8], dir: &Path) {
             guest: GUEST.0,
             gateway: [10, 0, 2, 2].into(),
             prefix: 24,
-            guest6: "fd00::15".parse().unwrap(),
-            gateway6: "fd00::2".parse().unwrap(),
+            guest6: six(GUEST.0),
+            gateway6: six([10, 0, 2, 2].into()),
         },
         mac: GUEST.1,
         resolv_conf: "/nonexistent".into(),
@@ -138,8 +153,8 @@ pub fn fuzz(data: &[u8], dir: &Path) {
                 while let Ok(count) = other.recv(&mut got) {
                     let frame = &got[HEADER_LEN..count];
                     let ethernet = Ethernet::read(frame).unwrap();
-                    assert_eq!((ethernet.src, ethernet.kind), (GUEST.1, IPV4), "it speaks as itself");
-                    assert_eq!(frame::ends(frame).unwrap().0, GUEST.0, "it speaks as itself");
+                    assert_eq!(ethernet.src, GUEST.1, "it speaks as itself");
+                    assert!(is_of(frame, GUEST.0), "it speaks as itself");
                 }
             }
             _ => {
@@ -166,16 +181,21 @@ fn hear(rig: &mut Rig) {
         }
         let frame = &bytes[HEADER_LEN..];
         let ethernet = Ethernet::read(frame).unwrap();
-        if ethernet.src == GATEWAY_MAC || ethernet.kind != IPV4 {
+        let is_answer = ethernet.src == GATEWAY_MAC || frame::ends(frame).is_none();
+        if is_answer || ![IPV4, IPV6].contains(&ethernet.kind) {
             continue;
         }
-        assert_eq!((ethernet.src, frame::ends(frame).unwrap().0), OTHER_PAIR, "it is from a member");
+        assert!(ethernet.src == OTHER.1 && is_of(frame, OTHER.0), "it is from a member");
         if header.flags & NEEDS_CSUM != 0 {
             let end = usize::from(header.csum_start) + usize::from(header.csum_offset) + 2;
             assert!(end <= frame.len(), "the checksum is in the frame");
         }
-        assert!(header.gso_type == 0 || (header.gso_type == GSO_TCPV4 && header.gso_size >= 48));
+        let long = if ethernet.kind == IPV4 { GSO_TCPV4 } else { GSO_TCPV6 };
+        assert!(header.gso_type == 0 || (header.gso_type == long && header.gso_size >= 48));
     }
 }
 
-const OTHER_PAIR: (Mac, Ipv4Addr) = (OTHER.1, OTHER.0);
+/// Whether a frame says that it is from this one.
+fn is_of(frame: &[u8], who: Ipv4Addr) -> bool {
+    frame::ends(frame).is_some_and(|(src, _)| src == IpAddr::from(who) || src == IpAddr::from(six(who)))
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -13,13 +13,15 @@ use std::sync::{Mutex, PoisonError};
 use super::super::nat::Names;
 use super::super::wire::Mac;
 
-/// One member, as a line of the file: address, address on the wire, names.
+/// One member, as a line of the file: address, address on the wire, IPv6 address if there is one, names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its address in the network.
     pub address: Ipv4Addr,
     /// Its address on the wire.
     pub mac: Mac,
+    /// Its IPv6 address, where the network has them.
+    pub address6: Option<Ipv6Addr>,
     /// What it is called, in lower case.
     pub names: Vec<String>,
 }
@@ -27,6 +29,7 @@ pub struct Member {
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.address, self.mac)?;
+        self.address6.iter().try_for_each(|address| write!(f, " {address}"))?;
         self.names.iter().try_for_each(|name| write!(f, " {name}"))
     }
 }
@@ -34,12 +37,23 @@ impl fmt::Display for Member {
 impl Member {
     /// The member in a line.
     fn read(line: &str) -> Option<Self> {
-        let mut words = line.split_ascii_whitespace();
+        let mut words = line.split_ascii_whitespace().peekable();
         Some(Self {
             address: words.next()?.parse().ok()?,
             mac: words.next()?.parse().ok()?,
+            // No name has a colon.
+            address6: words.next_if(|word| word.contains(':')).map(str::parse).transpose().ok()?,
             names: words.map(str::to_owned).collect(),
         })
+    }
+
+    /// Its addresses.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address.into()).chain(self.address6.map(IpAddr::from))
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses().any(|own| own == address)
     }
 }
 
@@ -109,14 +123,14 @@ impl Members {
     }
 
     /// Who has this address; of the list as it was last read where it knows one.
-    pub(super) fn mac_of(&self, address: Ipv4Addr) -> Option<Mac> {
-        let find = |list: &[Member]| list.iter().find(|one| one.address == address).map(|one| one.mac);
+    pub(super) fn mac_of(&self, address: IpAddr) -> Option<Mac> {
+        let find = |list: &[Member]| list.iter().find(|one| one.has(address)).map(|one| one.mac);
         self.look(find)
     }
 
     /// Whether `mac` is the member with this address.
-    pub(super) fn is_pair(&self, address: Ipv4Addr, mac: Mac) -> bool {
-        let is = |list: &[Member]| list.iter().any(|one| one.address == address && one.mac == mac);
+    pub(super) fn is_pair(&self, address: IpAddr, mac: Mac) -> bool {
+        let is = |list: &[Member]| list.iter().any(|one| one.mac == mac && one.has(address));
         is(&self.known.lock().unwrap_or_else(PoisonError::into_inner).list) || self.look(is)
     }
 
@@ -132,10 +146,12 @@ pub(super) struct MemberNames(pub(super) std::sync::Arc<Members>);
 impl Names for MemberNames {
     fn lookup(&self, name: &str) -> Option<Vec<IpAddr>> {
         let has_name = |member: &&Member| member.names.iter().any(|known| known == name);
-        let named: Vec<(Ipv4Addr, Mac)> =
-            self.0.look(|list| list.iter().filter(has_name).map(|one| (one.address, one.mac)).collect());
-        let there: Vec<IpAddr> =
-            named.into_iter().filter(|(_, mac)| self.0.is_there(*mac)).map(|(ip, _)| ip.into()).collect();
+        let named: Vec<Member> = self.0.look(|list| list.iter().filter(has_name).cloned().collect());
+        let there: Vec<IpAddr> = named
+            .iter()
+            .filter(|one| self.0.is_there(one.mac))
+            .flat_map(|one| one.addresses().collect::<Vec<_>>())
+            .collect();
         Some(there).filter(|there| !there.is_empty())
     }
 }

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A frame to another member is a datagram to its socket, with the card's header before it, so that long segments stay
-//! whole and checksums unfinished. IPv4 crosses, groups and broadcasts among it. Who has an address, ARP, is answered here
-//! from the list of members, and so are names: a member that does not run is not there.
+//! whole and checksums unfinished. IPv4 crosses, groups and broadcasts among it, and IPv6 where the members have it. Who has
+//! an address, ARP and neighbour discovery, is answered here from the list of members, and so are names: a member that
+//! does not run is not there.
 //!
 //! What a guest sends is copied once and checked then: it has the member's own addresses, or it is dropped. What comes
 //! is checked again: from the addresses of a member, to this one, with offloads that fit the frame. Nobody waits for
@@ -23,7 +24,7 @@ mod tests;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -51,8 +52,8 @@ const PEERS: Token = SOCKET + 1;
 const BATCH: usize = 64;
 /// The longest datagram.
 const LONGEST: usize = HEADER_LEN + MAX_FRAME;
-/// An ARP message with its Ethernet header.
-const ARP_LEN: usize = ETHERNET + 28;
+/// What is looked at of a frame: an ARP message, or a neighbour solicitation without its options.
+const HEAD: usize = ETHERNET + 40 + 24;
 
 /// What a [`Switch`] is made from.
 pub struct Config {
@@ -119,15 +120,27 @@ impl Switch {
     /// Answers who has an address, if somebody is there.
     fn arp(&mut self, message: &[u8], port: &mut Port<'_>) -> Result<(), Error> {
         let Some((asker, ip)) = wire::arp_request(message) else { return Ok(()) };
-        let Some(mac) = self.members.mac_of(ip).filter(|mac| *mac != self.mac) else { return Ok(()) };
-        if !self.members.is_there(mac) {
-            return Ok(());
-        }
-        let reply = Link { dst: self.mac, src: mac }.arp_reply(ip, asker);
+        let Some(link) = self.link_of(ip.into()) else { return Ok(()) };
+        let reply = link.arp_reply(ip, asker);
         port.deliver(&Outgoing { head: &reply, ..Outgoing::default() }).map(|_| ())
     }
 
-    /// Passes an IPv4 frame on to another member, or to all of them.
+    /// Answers which neighbour is where.
+    fn discover(&mut self, asker: Ipv6Addr, target: Ipv6Addr, port: &mut Port<'_>) -> Result<(), Error> {
+        let Some(link) = self.link_of(target.into()).filter(|_| !asker.is_unspecified()) else {
+            return Ok(());
+        };
+        let reply = link.icmp(target.into(), asker.into(), &frame::advertisement(target, link.src));
+        port.deliver(&Outgoing { head: &reply, ..Outgoing::default() }).map(|_| ())
+    }
+
+    /// The wire from another member that runs and has this address.
+    fn link_of(&self, address: IpAddr) -> Option<Link> {
+        let src = self.members.mac_of(address).filter(|mac| *mac != self.mac)?;
+        self.members.is_there(src).then_some(Link { dst: self.mac, src })
+    }
+
+    /// Passes an IP frame on to another member, or to all of them.
     fn forward(&mut self, to: Mac, frame: Frame<'_>, port: &mut Port<'_>) -> Result<(), Error> {
         let Frame { header, mut data } = frame;
         // The guest can change its memory at any time: what is sent is what was looked at.
@@ -152,8 +165,12 @@ impl Switch {
     /// Whether a frame says truly who sends it, in the copy that is sent.
     fn is_own(&self, datagram: &[u8], to: Mac) -> bool {
         let frame = datagram.get(HEADER_LEN..).unwrap_or_default();
-        Ethernet::read(frame) == Some(Ethernet { dst: to, src: self.mac, kind: wire::IPV4 })
-            && frame::ends(frame).is_some_and(|(src, _)| src == self.addresses.guest)
+        Ethernet::read(frame).is_some_and(|ethernet| (ethernet.dst, ethernet.src) == (to, self.mac))
+            && frame::ends(frame).is_some_and(|(src, _)| match src {
+                IpAddr::V4(src) => src == self.addresses.guest,
+                // Where there is no IPv6 among the members, all have one address towards their gateways.
+                IpAddr::V6(own) => own == self.addresses.guest6 && self.members.is_pair(src, self.mac),
+            })
     }
 
     fn spread(&mut self, to: Mac, datagram: &[u8], port: &mut Port<'_>) -> Result<(), Error> {
@@ -209,12 +226,12 @@ impl Switch {
         };
         let (Ethernet { dst, src, .. }, from) = (arrived.ethernet, arrived.src);
         let is_ours = dst == self.mac || dst.is_group();
-        let is_foreign = src != self.mac && src != GATEWAY_MAC && from != self.addresses.guest;
-        let is_inside = self.addresses.is_inside(IpAddr::V4(from)) && from != self.addresses.gateway;
+        let is_foreign = src != self.mac && src != GATEWAY_MAC && !self.addresses.is_guest(from);
+        let is_inside = self.addresses.is_inside(from) && !self.addresses.is_gateway(from);
         if !(is_ours && is_foreign && is_inside && self.members.is_pair(from, src)) {
             return Ok(Delivery::Done);
         }
-        if arrived.outgoing.segments.is_some() && port.segment(false, 0) == 0 {
+        if arrived.outgoing.segments.is_some_and(|long| port.segment(long.v6, 0) == 0) {
             log::debug!("a long segment is lost: the guest takes none");
             return Ok(Delivery::Done);
         }
@@ -248,7 +265,7 @@ impl Backend for Switch {
     }
 
     fn transmit(&mut self, frame: Frame<'_>, port: &mut Port<'_>) -> Result<(), Error> {
-        let mut head = [0; ARP_LEN];
+        let mut head = [0; HEAD];
         // Guest memory that was checked gives all that is there.
         let count = frame.data.clone().read(&mut head).unwrap_or(0);
         let head = head.get(..count).unwrap_or_default();
@@ -256,7 +273,12 @@ impl Backend for Switch {
         match (ethernet.kind, ethernet.dst) {
             (wire::ARP, _) if asks_for(head) != Some(self.addresses.gateway) => self.arp(head, port),
             (wire::IPV4, to) if to != GATEWAY_MAC => self.forward(to, frame, port),
-            // The gateway's, and neighbour discovery: only the gateway has IPv6.
+            (wire::IPV6, to) if to != GATEWAY_MAC => match frame::solicitation(head, frame.data.len()) {
+                Some((_, target)) if target == self.addresses.gateway6 => self.nat.transmit(frame, port),
+                Some((asker, target)) => self.discover(asker, target, port),
+                None => self.forward(to, frame, port),
+            },
+            // The gateway's.
             _ => self.nat.transmit(frame, port),
         }
     }

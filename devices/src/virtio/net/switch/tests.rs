@@ -1,5 +1,7 @@
 //! Guests on one network, each with a card of its own.
 
+mod six;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ fn network() -> tempfile::TempDir {
 fn list(dir: &Path, members: &[((Ipv4Addr, Mac), &str)]) {
     let line = |((address, mac), names): &((Ipv4Addr, Mac), &str)| {
         let names = names.split(' ').map(str::to_owned).collect();
-        format!("{}\n", Member { address: *address, mac: *mac, names })
+        format!("{}\n", Member { address: *address, mac: *mac, address6: None, names })
     };
     std::fs::write(dir.join("new"), members.iter().map(line).collect::<String>()).unwrap();
     std::fs::rename(dir.join("new"), dir.join(MEMBERS)).unwrap();
