@@ -30,6 +30,8 @@ struct Rig {
     vcpu: Box<dyn Vcpu>,
     mem: servin_devices::mem::Mem,
     devices: Devices,
+    /// Entries before the last scripted exit.
+    entered: usize,
 }
 
 impl Rig {
@@ -47,7 +49,7 @@ impl Rig {
         let entry = X86Entry { mode, rip: RIP, rsp: 0x8000, rbx: DEVICE, rsi: 0x77, gdt: 0x5000 };
         vcpu.set_entry(&Entry::X86(entry)).unwrap();
         let devices = Devices { answers: vec![0x11, 0x22, 0x33, 0x44], ..Devices::default() };
-        Self { script, machine, vcpu, mem, devices }
+        Self { script, machine, vcpu, mem, devices, entered: 0 }
     }
 
     fn run(&mut self) -> Exit {
@@ -63,6 +65,7 @@ impl Rig {
     /// One exit of an instruction of two bytes.
     fn exit(&mut self, reason: u32, qualification: u64, registers: &[(u32, u64)]) {
         let fields = [(fields::QUALIFICATION, qualification), (fields::INSTRUCTION_LENGTH, 2)];
+        self.entered = self.script.entries().len();
         self.script.exit(reason, &fields, registers);
         self.through();
     }
@@ -79,9 +82,13 @@ impl Rig {
         self.script.register(reg::RIP)
     }
 
-    /// What the last entry delivered.
+    /// What the entries since the last scripted exit delivered, or what they say without delivering it. A kick that comes
+    /// twice makes one more entry.
     fn delivered(&self) -> u64 {
-        self.script.entries().last().unwrap().0
+        let entries = self.script.entries();
+        let since = entries.get(self.entered..).unwrap();
+        let valid = since.iter().map(|(event, ..)| *event).find(|event| event >> 31 == 1);
+        valid.unwrap_or_else(|| entries.last().unwrap().0)
     }
 
     /// The local APIC is enabled, and pin 5 raises vector 0x35 at the first vCPU.
