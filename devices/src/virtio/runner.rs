@@ -233,7 +233,9 @@ impl Runner {
             for index in 0..self.lent.rings.len() {
                 if result.is_ok() {
                     match self.lent.rearm(index) {
-                        Ok(true) => again = again.or(u16::try_from(index).ok()),
+                        Ok(true) if again.is_none() => again = u16::try_from(index).ok(),
+                        // Its driver rang before it was armed, and does not ring again.
+                        Ok(true) => self.lent.ring_doorbell(index as u16),
                         Ok(false) => {}
                         Err(error) => result = Err(error.into()),
                     }

@@ -14,13 +14,15 @@ struct Probe {
     tell: mpsc::Sender<&'static str>,
     keep: bool,
     fail: bool,
+    /// Take one chain at a time; with the first of queue 0 (true) one of queue 1.
+    one_each: Option<bool>,
 }
 
 impl Probe {
     fn new() -> (Self, mpsc::Receiver<&'static str>) {
         let (tell, told) = mpsc::channel();
         let config = ConfigSpace::new(vec![1, 2, 3, 4, 5]);
-        (Self { config, tell, keep: false, fail: false }, told)
+        (Self { config, tell, keep: false, fail: false, one_each: None }, told)
     }
 
     fn tell(&self, what: &'static str) {
@@ -55,6 +57,16 @@ impl VirtioDevice for Probe {
         if self.keep {
             if let Some(chain) = io.pop(queue)? {
                 io.unpop(queue, chain);
+            }
+            return Ok(());
+        }
+        if let Some(first) = self.one_each {
+            let other = (first && queue == 0).then_some(1);
+            for queue in [Some(queue), other].into_iter().flatten() {
+                if let Some(chain) = io.pop(queue)? {
+                    io.complete(queue, chain, 0)?;
+                    self.one_each = Some(false);
+                }
             }
             return Ok(());
         }
@@ -205,6 +217,21 @@ fn chains_left_in_the_ring_are_neither_lost_nor_spun_on() {
     let mut fresh = Rig::new(Box::new(other));
     fresh.transport().restore(&saved).unwrap();
     assert_eq!(fresh.status(), 15);
+}
+
+#[test]
+fn two_queues_that_filled_meanwhile_are_both_served() {
+    let (mut probe, _told) = Probe::new();
+    probe.one_each = Some(true);
+    let mut rig = Rig::started(Box::new(probe));
+    let buffer = rig.buffer(1);
+    for queue in [0, 0, 1, 1, 1] {
+        rig.add_raw(queue, &[(buffer, 1, false)]);
+    }
+    // As if the driver had rung for queue 1 before, and now waits.
+    rig.notify(0);
+    let mut served = |queue| std::iter::from_fn(|| rig.used(queue)).count();
+    assert_eq!((served(0), served(1)), (2, 3));
 }
 
 #[test]
