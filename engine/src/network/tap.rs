@@ -100,7 +100,7 @@ fn number(path: &Path) -> Option<u32> {
 fn attach(file: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
     let bytes = name.bytes().chain(std::iter::repeat(0));
     let mut ifr_name = [0; libc::IFNAMSIZ];
-    ifr_name.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte.cast_signed());
+    ifr_name.iter_mut().zip(bytes).for_each(|(place, byte)| *place = libc::c_char::from_ne_bytes([byte]));
     let ifr_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
     let mut request =
         libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: ifr_flags } };
