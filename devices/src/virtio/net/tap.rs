@@ -110,7 +110,12 @@ impl Tap {
 /// Whether nothing will come or go any more: the tap was deleted, or is no tap's descriptor.
 fn is_end(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let ends = [Errno::BADFD, Errno::BADF, Errno::NODEV, Errno::CONNRESET, Errno::PIPE];
+    // Linux says EBADFD of a tap that was deleted.
+    #[cfg(target_os = "linux")]
+    if error.raw_os_error() == Some(Errno::BADFD.raw_os_error()) {
+        return true;
+    }
+    let ends = [Errno::BADF, Errno::NODEV, Errno::CONNRESET, Errno::PIPE];
     error.raw_os_error().is_some_and(|code| ends.contains(&Errno::from_raw_os_error(code)))
 }
 
