@@ -9,7 +9,7 @@ mkdir -p "$cross/log"
 cross_lock() {
   exec 8>"$cross/lock"
   flock 8
-  [ "$(du -sm "$cross/target" 2>/dev/null | cut -f1)" -lt 9000 ] 2>/dev/null || rm -rf "$cross/target"
+  own_build_output "$cross/target" 9000
 }
 
 # Debian's own toolchain instead of rustup's, for every cargo that follows. What it builds is small and quick enough

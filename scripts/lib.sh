@@ -94,6 +94,15 @@ packages() {
 }
 export -f packages
 
+# Makes kept build output this clone's: starts it anew when other clones left more than so many MiB in it, and forgets
+# what another built of this workspace, for programs name their own clone's files.
+own_build_output() { # DIRECTORY MIB
+  [ "$(du -sm "$1" 2>/dev/null | cut -f1)" -lt "$2" ] 2>/dev/null || rm -rf "$1"
+  [ "$(cat "$1/clone" 2>/dev/null)" != "$root" ] || return 0
+  find "$1" -path '*/.fingerprint/servin*' -prune -exec rm -rf {} + 2>/dev/null
+  mkdir -p "$1" && printf '%s\n' "$root" >"$1/clone"
+}
+
 # What tells the guest of another architecture's machine from this one's: nothing for this one's.
 away() { [ "$1" = "$(uname -m)" ] || printf -- '-%s' "$1"; }
 

@@ -82,8 +82,7 @@ if [ "${CI:-}" = true ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then
   exec 7>"$cache/ci-target.lock"
   if flock -n 7; then
     export CARGO_TARGET_DIR=$cache/ci-target
-    # Every clone leaves its own copy of the workspace's crates there: start anew when it has grown.
-    [ "$(du -sm "$CARGO_TARGET_DIR" 2>/dev/null | cut -f1)" -lt 12000 ] 2>/dev/null || rm -rf "$CARGO_TARGET_DIR"
+    own_build_output "$CARGO_TARGET_DIR" 12000
     target=$CARGO_TARGET_DIR
   fi
 fi
