@@ -11,7 +11,7 @@ use servin_tests::machine::{DEADLINE, Servin};
 const BASE: &str = "servin/base";
 
 /// Counts in memory, a line for each number, and answers on a port; a second process keeps what it read once.
-const PROGRAM: &str = "echo kept > /kept; uuid=$(cat /proc/sys/kernel/random/uuid); \
+const PROGRAM: &str = "test -e /kept || { echo kept > /kept; echo saved > /etc/machine-id; }; uuid=$(cat /proc/sys/kernel/random/uuid); \
      (while :; do echo answer | nc -l -p 7000 > /dev/null; done) & \
      i=0; while :; do i=$((i + 1)); echo $i $uuid; sleep 0.05; done";
 
@@ -117,17 +117,20 @@ fn a_saved_container_goes_on_as_often_as_it_is_restored_and_each_time_as_another
     // What the program had in memory is the same; what the kernel gives it now is not.
     assert_eq!(first_uuid(&servin, "two"), first_uuid(&servin, "box"));
     let script =
-        "hostname; cat /etc/hostname; cat /proc/sys/kernel/random/uuid; cat /kept; pidof sleep | wc -w";
+        "hostname; cat /etc/hostname /proc/sys/kernel/random/uuid /kept /etc/machine-id; pidof sleep | wc -w";
     let seen: Vec<String> = ["box", "two", "three", "four"].map(|name| exec(&servin, name, script)).to_vec();
     for (at, one) in seen.iter().enumerate() {
         let lines: Vec<&str> = one.lines().collect();
         assert!(lines[0] == lines[1] && lines[3] == "kept", "{one}");
         for other in &seen[..at] {
             let others: Vec<&str> = other.lines().collect();
-            assert!(others[0] != lines[0] && others[2] != lines[2], "{one} and {other}");
+            assert!([0, 2, 4].iter().all(|at| others[*at] != lines[*at]), "{one} and {other}");
         }
     }
     assert!(seen[3].starts_with("host4\n"), "{}", seen[3]);
+    assert!(seen[0].contains("\nsaved\n"), "{}", seen[0]);
+    let machine_id = |name: &str| exec(&servin, name, "cat /etc/machine-id");
+    assert_eq!(machine_id("two"), format!("{}\n", &id.text()[..32]));
     assert_eq!(answer("127.0.0.1:17002"), "answer\n");
     assert_eq!(exec(&servin, "three", "ping -c 1 10.0.2.2 > /dev/null && echo pong"), "pong\n");
     let now = servin.go(&["exec", "two", "date", "+%s"]).text().trim().parse::<u64>().unwrap();
@@ -145,8 +148,11 @@ fn a_saved_container_goes_on_as_often_as_it_is_restored_and_each_time_as_another
     // It ends as any other, and starts again from its disk.
     servin.go(&["stop", "-t", "1", "two", "four"]).expect(0, "two\nfour\n");
     servin.go(&["inspect", "-f", "{{.State.Status}}", "two"]).expect(0, "exited\n");
+    servin.go(&["start", "two"]).expect(0, "two\n");
     servin.go(&["restore", "-d", "--name", "five", "later"]);
     assert_eq!(exec(&servin, "five", "cat /kept"), "two\n");
+    let [two, five] = ["two", "five"].map(machine_id);
+    assert!(two == id.text()[..32].to_owned() + "\n" && five.len() == 33 && five != two, "{two} and {five}");
     servin.go(&["rm", "-f", "box", "two", "three", "five"]).expect(0, "box\ntwo\nthree\nfive\n");
     let _ = beside.finish();
     servin.go(&["snapshot", "rm", "later", "nope"]).expect(1, "later\n");

@@ -52,7 +52,13 @@ pub struct Plan {
     /// Exposed ports, the image's and the request's.
     #[serde(default)]
     pub exposed: Vec<String>,
+    /// What a container that continues a saved one has as its machine-id, for that of the saved one would be its twin's.
+    #[serde(default)]
+    pub machine_id: Option<String>,
 }
+
+/// Where programs look for the machine-id (machine-id(5)).
+const MACHINE_ID: &[u8] = b"/etc/machine-id";
 
 impl Plan {
     /// Joins a request with the configuration of its image, if it has one.
@@ -96,6 +102,7 @@ impl Plan {
             health: HealthCheck::new(&request.health, image.healthcheck.as_ref()),
             ports: Vec::new(),
             exposed: exposed(request, image),
+            machine_id: None,
         })
     }
 
@@ -123,7 +130,17 @@ impl Plan {
         }));
         // A mount point lies in what was mounted before it: the shorter path first.
         mounts.sort_by_key(|mount| mount.target.split(|byte| *byte == b'/').count());
+        // Who lays a file or directory of the host there wants that.
+        let is_given = binds.iter().any(|bind| {
+            let rest = MACHINE_ID.strip_prefix(bind.target.0.as_slice());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        });
         Configure {
+            machine_id: self
+                .machine_id
+                .as_ref()
+                .filter(|_| !is_given)
+                .map(|id| format!("{id}\n").into_bytes()),
             hostname: self.hostname.clone(),
             domainname: request.domainname.clone().unwrap_or_default(),
             hosts: Some(hosts(&self.hostname, request)),
@@ -317,6 +334,23 @@ mod tests {
         assert_eq!(targets, [&b"/z"[..], b"/a/b", b"/a/b/c"]);
         assert_eq!(configure.limits.cpu, Some(CpuLimit { quota_us: 50_000, period_us: 100_000 }));
         assert_eq!(configure.limits.memory_max, Some(512 << 20));
+    }
+
+    #[test]
+    fn a_machine_id_is_told_unless_something_of_the_host_lies_there() {
+        let mut plan = plan(|_| {});
+        let request = Request::new(RootSource::Image("x".into()));
+        let at = |target: &str| {
+            [BindShare { tag: "v0".into(), path: Vec::new(), target: target.into(), read_only: true }]
+        };
+        assert_eq!(plan.configure(&request, &[]).machine_id, None);
+        plan.machine_id = Some("0123".into());
+        for target in ["/var", "/etc/machine", "/etc/machine-id.d", "/e"] {
+            assert_eq!(plan.configure(&request, &at(target)).machine_id.as_deref(), Some(&b"0123\n"[..]));
+        }
+        for target in ["/etc", "/etc/machine-id"] {
+            assert_eq!(plan.configure(&request, &at(target)).machine_id, None, "{target}");
+        }
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Restore {
         let id = new_id()?;
         let mut plan = about.config.plan;
         plan.hostname = request.hostname.clone().unwrap_or_else(|| short(&id));
+        plan.machine_id = id.get(..32).map(Into::into);
         plan.ports.clear();
         Ok((request, Wanted { id, plan, image }, chain))
     }

@@ -37,11 +37,14 @@ pub(crate) struct Container {
     pub(crate) has_shares: bool,
 }
 
-/// Files of the initramfs, and what they are bound to.
-const FILES: [(&CStr, &CStr); 3] = [
-    (c"files/hostname", c"/etc/hostname"),
-    (c"files/hosts", c"/etc/hosts"),
-    (c"files/resolv.conf", c"/etc/resolv.conf"),
+/// Files of the initramfs, what they are bound to, and whether that is made where an image has none.
+const FILES: [(&CStr, &CStr, bool); 5] = [
+    (c"files/hostname", c"/etc/hostname", true),
+    (c"files/hosts", c"/etc/hosts", true),
+    (c"files/resolv.conf", c"/etc/resolv.conf", true),
+    (c"files/machine-id", c"/etc/machine-id", false),
+    // D-Bus had one before, and some images have no other.
+    (c"files/machine-id", c"/var/lib/dbus/machine-id", false),
 ];
 
 /// Size of /dev/shm if nobody says another.
@@ -55,7 +58,7 @@ pub(crate) fn prepare(prepare: &Prepare, initramfs: BorrowedFd<'_>) -> Result<Co
     let empty = Some(&[][..]);
     files(
         &mut container,
-        [empty, empty.filter(|_| prepare.hosts), empty.filter(|_| prepare.resolv_conf)],
+        [empty, empty.filter(|_| prepare.hosts), empty.filter(|_| prepare.resolv_conf), None, None],
         initramfs,
     )?;
     // Without cgroups in the kernel there is none to prepare.
@@ -97,9 +100,10 @@ pub(crate) fn configure(
     let mut hostname = configure.hostname.clone().into_bytes();
     hostname.push(b'\n');
     let hostname = Some(&hostname[..]).filter(|_| !configure.hostname.is_empty());
+    let machine_id = configure.machine_id.as_deref();
     files(
         &mut container,
-        [hostname, configure.hosts.as_deref(), configure.resolv_conf.as_deref()],
+        [hostname, configure.hosts.as_deref(), configure.resolv_conf.as_deref(), machine_id, machine_id],
         initramfs,
     )?;
     mounts(&configure.mounts, initramfs)?;
@@ -143,7 +147,9 @@ fn files(
     initramfs: BorrowedFd<'_>,
 ) -> Result<()> {
     let mut entered = false;
-    for (((file, target), content), is_bound) in FILES.into_iter().zip(contents).zip(&mut container.files) {
+    for (((file, target, makes), content), is_bound) in
+        FILES.into_iter().zip(contents).zip(&mut container.files)
+    {
         let Some(content) = content else {
             if core::mem::take(is_bound) {
                 unmount(target, UnmountFlags::DETACH).doing(format_args!("show the image's {target:?}"))?;
@@ -159,9 +165,9 @@ fn files(
             fchdir(initramfs).doing("enter the initramfs")?;
             entered = true;
         }
-        match bind_making(file, target, make_file) {
+        match bind_making(file, target, |path| if makes { make_file(path) } else { Err(Errno::NOENT) }) {
             Ok(()) => *is_bound = true,
-            Err(Errno::ROFS | Errno::NOENT) => {}
+            Err(Errno::ROFS | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             Err(errno) => return Err(errno).doing(format_args!("bind {target:?}")),
         }
     }

@@ -93,7 +93,7 @@ pub use stream::{StreamMessage, data_header};
 pub use wire::Error;
 
 /// Version of the protocol, carried in [`Hello`]. Host and guest must have the same.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Port on the host (CID 2) that takes the control connection.
 pub const CONTROL_PORT: u32 = 1024;

@@ -241,6 +241,8 @@ pub struct Configure {
     pub sysctls: Vec<(String, String)>,
     /// The card, where it is not [`Network::OWN`] as [`super::BootOptions::network`] set it up.
     pub network: Option<Network>,
+    /// Content of /etc/machine-id (machine-id(5)) and of D-Bus's copy, where there are such files; `None` leaves them.
+    pub machine_id: Option<Vec<u8>>,
 }
 
 impl Configure {
@@ -281,6 +283,7 @@ impl Configure {
                 Ok((path, value))
             })?,
             network: r.option("network", Network::read)?,
+            machine_id: r.option("machine_id", Reader::bytes)?,
         })
     }
 
@@ -308,7 +311,10 @@ impl Configure {
         .list(&self.sysctls, |w, (path, value)| {
             w.bytes(path.as_bytes()).bytes(value.as_bytes());
         })
-        .option(self.network.as_ref(), |w, network| network.write(w));
+        .option(self.network.as_ref(), |w, network| network.write(w))
+        .option(self.machine_id.as_ref(), |w, id| {
+            w.bytes(id);
+        });
     }
 }
 

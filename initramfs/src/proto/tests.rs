@@ -42,6 +42,7 @@ fn host_messages() -> Vec<HostMessage> {
         shm_size: Some(1),
         sysctls: vec![("net/core/somaxconn".into(), "1024".into())],
         network: Some(Network { mac: Some([2, 0, 0, 0, 0, 9]), ..Network::OWN }),
+        machine_id: Some(b"0123456789abcdef0123456789abcdef\n".to_vec()),
     };
     let roots = [
         Root { lower: Lower::Erofs("/dev/vda".into()), upper: Upper::None },

@@ -327,6 +327,16 @@ root_tests! {
         assert_eq!(outcome.text(), "box\nbox\nbox\n127.0.0.1 localhost box\nnameserver 10.0.2.3\n");
     }
 
+    fn a_machine_id_replaces_those_that_are_there_and_makes_none() {
+        let mut guest = Guest::boot(Upper::Tmpfs);
+        let dbus = guest.image().join("var/lib/dbus");
+        fs::create_dir_all(&dbus).unwrap();
+        fs::write(dbus.join("machine-id"), "the image's\n").unwrap();
+        guest.configure(Configure { machine_id: Some(b"own\n".to_vec()), ..Configure::default() });
+        let outcome = guest.run(sh("cat /var/lib/dbus/machine-id; ls /etc/machine-id 2>&1"));
+        assert_eq!(outcome.text(), "own\nls: /etc/machine-id: No such file or directory\n");
+    }
+
     fn the_usual_devices_and_file_systems_are_there() {
         let mut guest = Guest::configured(Configure { shm_size: Some(1 << 20), ..Configure::default() });
         let outcome = guest.run(sh(

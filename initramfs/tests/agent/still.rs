@@ -59,9 +59,15 @@ root_tests! {
         if skipped_without(&[]) {
             return;
         }
-        let mut guest = Guest::configured(Configure { hostname: "old".into(), ..Configure::default() });
+        let named = |hostname: &str, id: Option<&str>| Configure {
+            hostname: hostname.into(),
+            machine_id: id.map(|id| id.as_bytes().to_vec()),
+            ..Configure::default()
+        };
+        let mut guest = Guest::configured(named("old", None));
         let main = counting(&mut guest);
-        let mut other = guest.start(Exec { main: false, ..sh("echo here; exec sleep 1000") });
+        let mut other =
+            guest.start(Exec { main: false, ..sh("echo saved > /etc/machine-id; echo here; exec sleep 1000") });
         other.read_until("here\n");
         freeze(&mut guest, true);
         guest.drop_stream(main);
@@ -69,7 +75,7 @@ root_tests! {
         guest.reconnect();
         let mut main = guest.again(1);
         guest.hello(1);
-        guest.configure(Configure { hostname: "new".into(), ..Configure::default() });
+        guest.configure(named("new", Some("own\n")));
         freeze(&mut guest, false);
         // The other program is gone, and its number is free.
         let forgotten = guest.control.message();
@@ -77,8 +83,11 @@ root_tests! {
         main.input(b"again\n");
         main.read_until("got again\n");
         assert!(!String::from_utf8_lossy(&main.output.stdout).contains("up"), "told twice");
-        let asked = guest.run(Exec { main: false, ..sh("hostname; cat /etc/hostname; ps | grep -c 'sleep 100[0]'") });
-        assert_eq!(asked.text(), "new\nnew\n0\n");
+        let asked = guest.run(Exec {
+            main: false,
+            ..sh("hostname; cat /etc/hostname /etc/machine-id; ls /var/lib/dbus 2>&1; ps | grep -c 'sleep 100[0]'")
+        });
+        assert_eq!(asked.text(), "new\nnew\nown\nls: /var/lib/dbus: No such file or directory\n0\n");
         main.end_input();
         main.read_until("over\n");
     }
