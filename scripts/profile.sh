@@ -1,7 +1,8 @@
 #!/bin/bash
 # Where the instructions of a start go: every block that the nested host executes during one warm and one cold
-# `servin run`, counted exactly by a plugin of QEMU. Tables go to target/profile; so does hot-functions.txt, the list of
-# the guest kernel's functions that a warm start runs (guest-kernel/hot-functions.txt is made of it).
+# `servin run`, counted exactly by a plugin of QEMU. Tables go to target/profile; so do guest-functions.txt, the guest
+# kernel's functions that a warm start runs, and servin-functions.txt, servin's that a warm or a cold start runs:
+# guest-kernel/hot-functions.txt and cli/hot-functions.txt are copies of them.
 #
 #   scripts/profile.sh                wanted before: target/guest and the release build of servin
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -31,7 +32,7 @@ INSIDE
 tests/nested/run.sh --icount --mem 3072 --timeout 900 --out "$out" --plugin "$out/count.so,out=$out/count,marker=0x$marker" \
   --add "$SERVIN_GUEST_DIR:/guest" --add "$out/servin:/servin" --add "$out/inside.sh:/inside.sh" -- /bin/sh /inside.sh || exit 1
 # Count 0 ends with the nested host's own name.
-report() { benches/profile/report.py "$out" "$@" "$servin" "$SERVIN_GUEST_DIR/System.map"; }
+report() { benches/profile/report.py "$out" "$1" "$2" "$servin" "$SERVIN_GUEST_DIR/System.map" "${@:3}"; }
 report 1 2 >"$out/warm.txt" && report 2 3 >"$out/cold.txt" || exit 1
-benches/profile/report.py "$out" 1 2 "$servin" "$SERVIN_GUEST_DIR/System.map" --guest-functions >"$out/hot-functions.txt"
+report 1 2 --guest-functions >"$out/guest-functions.txt" && report 1 3 --servin-functions >"$out/servin-functions.txt" || exit 1
 for start in warm cold; do echo "== $start"; cat "$out/$start.txt"; done

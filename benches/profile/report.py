@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What ran between two counts of count.c: by part, by function; or the guest's functions alone.
+"""What ran between two counts of count.c: by part, by function; or the names of the functions of one part alone.
 
-   report.py DIR FIRST SECOND SERVIN SYSTEM-MAP [--top N] [--guest-functions]
+   report.py DIR FIRST SECOND SERVIN SYSTEM-MAP [--top N] [--guest-functions | --servin-functions]
 
 DIR holds count.N and the nested host's kallsyms; SERVIN is the program with its symbols.
 """
 import bisect
 import collections
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,37 @@ def symbols(path):
         return Symbols(line.split()[:3] for line in file)
 
 
+def linkage_names(servin, before, after):
+    """Of servin's functions that ran: the names that the linker knows, without the hashes that each build gives anew.
+
+    One such name may stand for many functions, of which few ran: those come last.
+    """
+    def nameless(name):
+        name = re.sub(r"17h[0-9a-f]{16}E(\.llvm\.\d+)?$", "", name)
+        return re.sub(r"\.llvm\.\d+$", ".llvm.*", re.sub(r"Cs[0-9A-Za-z]+_", "Cs*_", name))
+
+    lines = subprocess.run(["nm", "-S", "--defined-only", servin], capture_output=True, text=True, check=True).stdout
+    functions = {}
+    for line in lines.splitlines():
+        row = line.split(None, 3)
+        if len(row) == 4 and row[2] in "tTwW":
+            functions.setdefault(int(row[0], 16), (int(row[1], 16), set()))[1].add(nameless(row[3]))
+    starts = sorted(functions)
+    ran = set()
+    for (address, place, instructions), times in after.items():
+        if PROGRAM <= address < PROGRAM + (64 << 20) and times > before.get((address, place, instructions), 0):
+            index = bisect.bisect_right(starts, address - PROGRAM) - 1
+            if index >= 0:
+                ran.add(starts[index])
+    size, wanted = collections.Counter(), collections.Counter()
+    for start, (length, names) in functions.items():
+        for name in names:
+            size[name] += length
+            wanted[name] += length if start in ran else 0
+    names = [name for name, length in wanted.items() if length]
+    return sorted(names, key=lambda name: (-round(4 * wanted[name] / size[name]), name))
+
+
 def main():
     args = [arg for arg in sys.argv[1:] if not arg.startswith("--")]
     top = 40
@@ -49,6 +81,9 @@ def main():
         args.remove(str(top))
     directory, first, second, servin, system_map = args
     before, after = (read(f"{directory}/count.{n}") for n in (first, second))
+    if "--servin-functions" in sys.argv:
+        print("\n".join(linkage_names(servin, before, after)))
+        return
     host, guest = symbols(f"{directory}/kallsyms"), symbols(system_map)
     lines = subprocess.run(["nm", "-C", servin], capture_output=True, text=True, check=True).stdout.splitlines()
     own = Symbols(row for line in lines if len(row := line.split(None, 2)) == 3)

@@ -7,6 +7,7 @@ use servin_devices::state::{self, State, StateError};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineState {
     backend: String,
+    #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
 }
 
@@ -14,6 +15,7 @@ pub struct MachineState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuState {
     backend: String,
+    #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
 }
 
