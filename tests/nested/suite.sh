@@ -28,27 +28,49 @@ embedding=$(programs vmm/tests test) || exit 1
 machines=$(programs tests/tests test) || exit 1
 [ -n "$vmm" ] && [ -n "$embedding" ] && [ -n "$machines" ] || { echo 'the test programs were not built'; exit 1; }
 
+# ---- lanes: a nested host keeps one CPU busy, so several run side by side, each saying nothing until it is done -------
+lanes=$(nproc)
+room=$(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB$/\1/p' /proc/meminfo) / 5242880)) # 5 GiB for each
+[ "$lanes" -le "$room" ] || lanes=$room
+[ "$lanes" -ge 1 ] || lanes=1
+[ "$lanes" -le 4 ] || lanes=4
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; exit 143' TERM INT HUP
 status=0
-run() { # TITLE TIMEOUT ARGS...
+declare -A titles # by process
+
+settle() { # waits until one lane is free, and shows what was said there
+  local pid code=0
+  wait -n -p pid || code=$?
+  [ -n "${pid:-}" ] || return 0
+  echo "== ${titles[$pid]}"
+  cat "$work/$pid"
+  [ $code = 0 ] || { echo "== ${titles[$pid]}: exit code $code"; status=1; }
+  rm -f "$work/$pid"
+  unset "titles[$pid]"
+  [ ${#titles[@]} = 0 ] || echo "   (under way: ${titles[*]})"
+}
+lane() { # TITLE COMMAND...
+  local title=$1 pid
+  shift
+  while [ ${#titles[@]} -ge "$lanes" ]; do settle; done
+  # The process writes under its own number, which is known only then.
+  bash -c 'exec >"$1/$$" 2>&1; shift; exec "$@"' - "$work" "$@" </dev/null &
+  pid=$!
+  titles[$pid]=$title
+}
+host() { # TITLE TIMEOUT ARGS...: what the nested host is to run
   local title=$1 limit=$2
   shift 2
-  echo "== $title"
-  "$here/run.sh" --timeout "$limit" "$@" || { echo "== $title: exit code $?"; status=1; }
+  lane "$title" "$here/run.sh" --timeout "$limit" "$@"
 }
-if [ $# = 0 ]; then
-  # The decoders' mutants have no hypervisor under them: they ran with the unit tests, where their corpus is.
-  run 'the hypervisor contract on kvm-amd' 300 --mem 3072 -- "$vmm" --test-threads 1 --show-output hv:: --skip hv::mutants
-  for program in $embedding; do
-    run "the embedding API: $(basename "${program%-*}")" 300 --mem 3072 -- "$program" --test-threads 1 --show-output
-  done
-fi
 
 # A distribution's own kernel, unchanged, is a guest like any other. Its PID 1 ends, so that it panics and resets.
 stock() {
   local image tmp boot
-  image=$("$here/image.sh") && tmp=$(mktemp -d) || return 1
+  image=$("$here/image.sh") && tmp=$(mktemp -d -p "$work") || return 1
   boot=$target/debug/examples/boot
-  cargo build -q --locked -p servin-vmm --example boot || return 1
   mkdir -p "$tmp/root/bin" "$tmp/root/proc"
   cp "$image/busybox" "$tmp/root/bin/"
   printf '%s\n' '#!/bin/busybox sh' '/bin/busybox mount -t proc proc /proc' \
@@ -59,37 +81,53 @@ stock() {
     "$boot" /kernel --initramfs /initrd --mem 256 --serial --append 'console=ttyS0 quiet panic=-1' >"$tmp/out" 2>&1
   if grep -q "^the kernel .*cloud.* has reached PID 1" "$tmp/out" && grep -q '^Reset' "$tmp/out"; then
     echo '1 passed, 0 failed, 0 skipped'
-    rm -rf "$tmp"
   else
     tail -n 30 "$tmp/out"
     echo '0 passed, 1 failed, 0 skipped'
-    rm -rf "$tmp"
     return 1
   fi
 }
-if [ $# = 0 ]; then
-  echo "== Debian's cloud kernel as a guest"
-  stock || status=1
-fi
-
-if [ $# = 0 ]; then
-  echo '== a container without root'
+rootless() {
   if "$here/run.sh" --user --timeout 200 --mem 3072 --env "SERVIN_GUEST_DIR=$root/target/guest" \
     --add "$servin" --add "$root/target/guest" --add "$here/rootless.sh:/rootless.sh" -- /bin/busybox sh /rootless.sh "$servin"; then
     echo '1 passed, 0 failed, 0 skipped'
   else
     echo '0 passed, 1 failed, 0 skipped'
-    status=1
+    return 1
   fi
-fi
+}
+export -f stock rootless
+export here work target servin root
 
-guest_programs=$(mktemp -d)
-trap 'rm -rf "$guest_programs"' EXIT
-tests/guest/build.sh "$guest_programs" || exit 1
-for program in $machines; do
-  run "$(basename "${program%-*}")" 900 --mem 3072 --disk 2048 --cwd /disk --env TMPDIR=/disk \
+# ---- what runs, the longest first, so that no lane is left alone with one in the end --------------------------------
+tests/guest/build.sh "$work/programs" || exit 1
+long=(snapshot cli warm disk build shared_network lineage network)
+ordered() {
+  local program name rank i
+  for program in $machines; do
+    name=$(basename "${program%-*}") rank=${#long[@]}
+    for i in "${!long[@]}"; do [ "${long[$i]}" != "$name" ] || rank=$i; done
+    echo "$rank $program"
+  done | sort -n | cut -d' ' -f2
+}
+for program in $(ordered); do
+  host "$(basename "${program%-*}")" 1200 --mem 3072 --disk 2048 --cwd /disk --env TMPDIR=/disk \
     --env "SERVIN_BIN=$servin" --env "SERVIN_GUEST_DIR=$root/target/guest" --env SERVIN_TEST_PROGRAMS=/programs \
-    --add "$servin" --add "$root/target/guest" --add "$guest_programs:/programs" \
+    --add "$servin" --add "$root/target/guest" --add "$work/programs:/programs" \
     -- "$program" --test-threads 1 --show-output ${1+"$@"}
 done
+if [ $# = 0 ]; then
+  # The decoders' mutants have no hypervisor under them: they ran with the unit tests, where their corpus is.
+  host 'the hypervisor contract on kvm-amd' 300 --mem 3072 -- "$vmm" --test-threads 1 --show-output hv:: --skip hv::mutants
+  for program in $embedding; do
+    host "the embedding API: $(basename "${program%-*}")" 300 --mem 3072 -- "$program" --test-threads 1 --show-output
+  done
+  if cargo build -q --locked -p servin-vmm --example boot; then
+    lane "Debian's cloud kernel as a guest" bash -c stock
+  else
+    status=1
+  fi
+  lane 'a container without root' bash -c rootless
+fi
+while [ ${#titles[@]} -gt 0 ]; do settle; done
 exit $status
