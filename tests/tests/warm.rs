@@ -52,6 +52,33 @@ fn no_warm_neither_leaves_a_template_nor_uses_one() {
 }
 
 #[test]
+fn templates_are_made_before_anybody_waits_for_them_and_made_anew() {
+    let Some(servin) = Servin::new() else { return };
+    let pull = ["vm", "images", "pull", "-m", "64m", BASE];
+    let made = servin.go(&pull);
+    assert!(made.text().contains(" made ("), "{made:?}");
+    servin.go(&["ps", "-aq"]).expect(0, "");
+    let again = servin.go(&pull);
+    assert!(again.text().contains(" is up to date ("), "{again:?}");
+    let first = servin.go(&["run", "--rm", "--timing", "-m", "64m", BASE, "true"]);
+    assert!(is_warm(&first.stderr), "{first:?}");
+    // Every template is today's.
+    let keys = ["vm", "images", "-q", "--no-trunc"];
+    let before = servin.go(&keys).text();
+    let update = servin.go(&["vm", "images", "update"]);
+    assert!(update.text().ends_with("Total reclaimed space: 0B\n"), "{update:?}");
+    servin.go(&keys).expect(0, &before);
+
+    servin.go(&["run", "-d", "--name", "box", "-m", "64m", BASE, "sleep", "1000"]);
+    let status = ["vm", "status", "--format", "{{.Name}} {{.Status}} {{.CPUs}} {{.Memory}}"];
+    servin.go(&status).expect(0, "box running 1 64MiB\n");
+    servin.go(&["rm", "-f", "box"]);
+    servin.go(&["vm", "status", "-q"]).expect(0, "");
+    let config = servin.go(&["vm", "config", "--format", "{{.Setting}}={{.Value}}"]);
+    assert!(config.text().contains("\nwarm start=on\n"), "{config:?}");
+}
+
+#[test]
 fn a_traced_start_boots_and_tells_phases_accesses_and_initcalls() {
     let Some(servin) = Servin::new() else { return };
     servin.go(&["run", "--rm", BASE, "true"]).expect(0, "");

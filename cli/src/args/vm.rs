@@ -1,8 +1,10 @@
 //! The verbs of machines, `servin vm`, as they were typed.
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgMatches, Command};
 
-use super::{Verb, is_on, switch, text, value};
+use super::{Run, Verb, is_on, switch, text, value};
 use crate::error::{Error, Result};
 
 /// A verb of machines with its arguments.
@@ -12,11 +14,15 @@ pub(crate) enum Vm {
     Images { quiet: bool, no_trunc: bool, format: Option<String> },
     /// `vm images prune`
     Prune { keep: Option<String> },
+    /// `vm images pull`: of a `run` that nothing runs in.
+    Pull(Box<Run>),
+    /// `vm images update`
+    Update,
+    /// `vm status`
+    Status { quiet: bool, no_trunc: bool, format: Option<String> },
+    /// `vm config`
+    Config { format: Option<String> },
 }
-
-/// What is refused by name in the group, and in `vm images`.
-const UNBUILT: [&str; 2] = ["config", "status"];
-const UNBUILT_IMAGES: [&str; 2] = ["pull", "update"];
 
 /// Adds the group.
 pub(super) fn add(command: Command) -> Command {
@@ -38,44 +44,79 @@ pub(super) fn add(command: Command) -> Command {
             Command::new("prune").about("Remove templates; the next run of an image makes a new one").arg(
                 value(long("keep"), "SIZE").help("Keep those used last, up to this size [default: none]"),
             ),
+        )
+        .subcommand(
+            Command::new("pull")
+                .about("Make the template of an image before anybody waits for it, and get the image where it is missing")
+                .arg(value(Arg::new("image"), "IMAGE").required(true))
+                .arg(value(long("memory").short('m'), "SIZE").help("Memory of the machines that will clone it"))
+                .arg(value(long("cpus"), "N").help("Their processors"))
+                .arg(value(long("kernel"), "FILE").help("Their kernel"))
+                .arg(value(long("network"), "NETWORK").help("Their network"))
+                .arg(value(long("platform"), "OS/ARCH").help("Which image of several to get"))
+                .arg(value(long("pull"), "WHEN").help("When to get it: always, missing, never [default: missing]"))
+                .arg(switch(long("quiet").short('q')).help("Print the key alone")),
+        )
+        .subcommand(
+            Command::new("update")
+                .about("Make templates anew for today's servin, guest kernel and images, and remove the old ones"),
         );
+    let status = list(Command::new("status"))
+        .about("The machines that run: their monitor's process, memory and processors");
+    let config = Command::new("config")
+        .about("What machines are made of where nothing else is said, and what changes that")
+        .arg(value(long("format"), "FORMAT").help("table, json, or a template such as {{.Value}}"));
     let vm = Command::new("vm").about("The machines that containers run in").subcommand_required(true);
-    let vm = refused(vm.subcommand(refused(images, &UNBUILT_IMAGES)), &UNBUILT);
-    command.subcommand(vm)
-}
-
-fn refused(mut command: Command, names: &[&'static str]) -> Command {
-    for &name in names {
-        let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
-        command = command.subcommand(Command::new(name).hide(true).disable_help_flag(true).arg(rest));
-    }
-    command
+    command.subcommand(vm.subcommand(images).subcommand(status).subcommand(config))
 }
 
 /// What was typed.
 pub(super) fn read(matches: &ArgMatches) -> Result<Verb> {
-    let not_built = |what: &str| Err(Error::NotBuilt { what: format!("vm {what}"), code: 1 });
-    let images = match matches.subcommand() {
-        Some(("images", images)) => images,
-        Some((other, _)) => return not_built(other),
-        None => return not_built(""),
-    };
     let text = |matches: &ArgMatches, name: &str| {
         text(matches, name)
             .map_err(|what| Error::Usage { what: format!("--{name}: {what}"), verb: "vm".into() })
     };
+    let quiet = |matches: &ArgMatches| is_on(matches, "quiet");
+    let no_trunc = |matches: &ArgMatches| is_on(matches, "no-trunc");
     let list = |matches: &ArgMatches| -> Result<Vm> {
         Ok(Vm::Images {
-            quiet: is_on(matches, "quiet"),
-            no_trunc: is_on(matches, "no-trunc"),
+            quiet: quiet(matches),
+            no_trunc: no_trunc(matches),
             format: text(matches, "format")?,
         })
     };
-    Ok(Verb::Vm(match images.subcommand() {
-        None => list(images)?,
-        Some(("list", matches)) => list(matches)?,
-        Some(("prune", matches)) => Vm::Prune { keep: text(matches, "keep")? },
-        Some((other, _)) => return not_built(&format!("images {other}")),
+    let images = |images: &ArgMatches| -> Result<Vm> {
+        Ok(match images.subcommand() {
+            Some(("list", matches)) => list(matches)?,
+            Some(("prune", matches)) => Vm::Prune { keep: text(matches, "keep")? },
+            Some(("pull", matches)) => {
+                let path = |name| matches.get_one::<OsString>(name).cloned();
+                let mut run = Run {
+                    rm: true,
+                    quiet: quiet(matches),
+                    memory: text(matches, "memory")?,
+                    cpus: text(matches, "cpus")?,
+                    platform: text(matches, "platform")?,
+                    pull: text(matches, "pull")?,
+                    kernel: path("kernel"),
+                    words: path("image").into_iter().collect(),
+                    ..Run::default()
+                };
+                run.network.network = text(matches, "network")?;
+                Vm::Pull(Box::new(run))
+            }
+            Some(("update", _)) => Vm::Update,
+            _ => list(images)?,
+        })
+    };
+    Ok(Verb::Vm(match matches.subcommand() {
+        Some(("status", matches)) => {
+            let format = text(matches, "format")?;
+            Vm::Status { quiet: quiet(matches), no_trunc: no_trunc(matches), format }
+        }
+        Some(("config", matches)) => Vm::Config { format: text(matches, "format")? },
+        Some((_, matches)) => images(matches)?,
+        None => return Err(Error::Usage { what: "a verb is missing".into(), verb: "vm".into() }),
     }))
 }
 
@@ -108,10 +149,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        let refused = verb(&["vm", "images", "pull", "x"]).unwrap_err();
-        assert_eq!(refused.to_string(), "vm images pull is not built yet in this version of servin");
-        assert!(verb(&["vm", "status"]).unwrap_err().to_string().starts_with("vm status is not built"));
+    fn a_template_is_made_of_what_a_run_is_made_of() {
+        let Vm::Pull(run) = vm(&["vm", "images", "pull", "-m", "64m", "--cpus", "2", "alpine"]) else {
+            panic!("no pull")
+        };
+        assert_eq!((run.memory.as_deref(), run.cpus.as_deref()), (Some("64m"), Some("2")));
+        assert_eq!(run.words, ["alpine"]);
+        assert!(run.rm && !run.quiet);
+        assert_eq!(vm(&["vm", "images", "update"]), Vm::Update);
+        assert!(verb(&["vm", "images", "pull"]).is_err());
+        assert!(verb(&["vm", "images", "pull", "alpine", "sh"]).is_err(), "no program runs");
+    }
+
+    #[test]
+    fn machines_and_settings_are_listed() {
+        let status = Vm::Status { quiet: true, no_trunc: false, format: None };
+        assert_eq!(vm(&["vm", "status", "-q"]), status);
+        assert_eq!(vm(&["vm", "config", "--format", "json"]), Vm::Config { format: Some("json".into()) });
         assert!(verb(&["vm"]).is_err());
     }
 }

@@ -135,7 +135,7 @@ pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
         },
         Verb::Snapshot(typed) => snapshot::run(global, began, typed),
         Verb::Inspect(typed) => inspect::run(global, &typed),
-        Verb::Vm(typed) => vm::run(global, &typed),
+        Verb::Vm(typed) => vm::run(global, typed),
         Verb::Volume(typed) => volume::run(global, &typed),
         Verb::SharedNetwork(typed) => network::run(global, &typed),
         Verb::Bench(typed) => bench::run(global, &typed),

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use servin_engine::container::RootSource;
+use servin_engine::container::{Request, RootSource};
 use servin_engine::monitor::wire::{Clocks, Failure};
 use servin_engine::monitor::{Launch, What};
 use servin_engine::volume::Volumes;
@@ -20,6 +20,16 @@ use crate::{output, spec, terminal};
 pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u8> {
     let mut spec: spec::Run = spec::run(typed, &Here)?;
     borrow_volumes(global, &mut spec)?;
+    launch(global, began, &spec, What::Run)
+}
+
+/// Makes the template that this run would clone, where there is none; nothing runs.
+pub(super) fn template(global: &Global, typed: args::Run) -> Result<u8> {
+    launch(global, Instant::now(), &spec::run(typed, &Here)?, What::Template)
+}
+
+/// Starts a new container's monitor, with the image pulled first where that is needed, and gives the exit code.
+fn launch(global: &Global, began: Instant, spec: &spec::Run, what: fn(Box<Request>) -> What) -> Result<u8> {
     let mut cidfile = spec.cidfile.as_deref().map(new_file).transpose()?;
     if let (spec::Pull::Always, RootSource::Image(image)) = (spec.pull, &spec.request.root)
         && !super::pull::comes_with_us(image)
@@ -27,7 +37,7 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
         super::pull::for_container(global, image, &spec.platform, spec.quiet)?;
     }
     // Whether the image is there is seen by the monitor: that of one which is costs nothing here.
-    match attempt(global, began, &spec, &mut cidfile)? {
+    match attempt(global, began, spec, what, &mut cidfile)? {
         Err(failure) => {
             let (spec::Pull::Missing, RootSource::Image(image)) = (spec.pull, &spec.request.root) else {
                 return Err(Error::Monitor(failure));
@@ -38,7 +48,7 @@ pub(crate) fn run(global: &Global, began: Instant, typed: args::Run) -> Result<u
             servin_engine::process::release_signals();
             output::note(&format!("Unable to find image '{image}' locally\n"));
             super::pull::for_container(global, image, &spec.platform, spec.quiet)?;
-            attempt(global, Instant::now(), &spec, &mut cidfile)?.map_err(Error::Monitor)
+            attempt(global, Instant::now(), spec, what, &mut cidfile)?.map_err(Error::Monitor)
         }
         Ok(code) => Ok(code),
     }
@@ -49,6 +59,7 @@ fn attempt(
     global: &Global,
     began: Instant,
     spec: &spec::Run,
+    what: fn(Box<Request>) -> What,
     cidfile: &mut Option<File>,
 ) -> Result<Result<u8, Failure>> {
     let watch = Watch {
@@ -75,7 +86,7 @@ fn attempt(
             .map(std::path::absolute)
             .transpose()
             .map_err(host("find the trace's place"))?,
-        what: What::Run(Box::new(spec.request.clone())),
+        what: what(Box::new(spec.request.clone())),
     };
     let detach = watch.detach;
     let stream = launch.fork().map_err(|error| Error::Engine { error, code: 125 })?;

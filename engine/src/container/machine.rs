@@ -369,13 +369,12 @@ impl Machine for VirtualMachine {
         self.key.is_some() && !self.warm
     }
 
-    fn save_template(&mut self) {
+    fn save_template(&mut self) -> std::result::Result<(), String> {
         let began = Instant::now();
-        match self.try_save() {
-            Ok(()) => ::log::info!("the template took {} us", began.elapsed().as_micros()),
-            Err(error) => ::log::warn!("cannot make a template: {}", chain(&error)),
-        }
+        let saved = self.try_save().map_err(|error| chain(&error));
+        ::log::info!("the template took {} us", began.elapsed().as_micros());
         self.key = None;
+        saved
     }
 
     fn pause(&mut self) -> std::result::Result<(), String> {

@@ -24,7 +24,7 @@ pub(crate) use life::{RunDir, remove_container};
 pub use life::{await_end, connect, is_living, reconcile, remove};
 pub use limits::{Limits, Privileges, Ulimit, Update};
 pub(crate) use plan::{BindShare, ROOT_TAG};
-pub use plan::{Plan, machine_memory, short};
+pub use plan::{Plan, container_memory, machine_memory, short};
 pub use record::Config;
 pub(crate) use record::{new_id, new_name, random};
 pub use request::{

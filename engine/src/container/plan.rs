@@ -195,6 +195,21 @@ pub fn machine_memory(limit: u64) -> u64 {
     whole.checked_next_multiple_of(STEP).unwrap_or(u64::MAX)
 }
 
+/// The highest limit in whole MiB of a container whose machine has so many bytes of memory.
+#[must_use]
+pub fn container_memory(machine: u64) -> u64 {
+    let (mut fits, mut too_much) = (0, (machine >> 20) + 1);
+    while too_much - fits > 1 {
+        let middle = fits.midpoint(too_much);
+        if machine_memory(middle << 20) <= machine {
+            fits = middle;
+        } else {
+            too_much = middle;
+        }
+    }
+    fits << 20
+}
+
 /// The first twelve digits of an id.
 #[must_use]
 pub fn short(id: &str) -> String {
@@ -367,5 +382,9 @@ mod tests {
         assert_eq!(machine_memory(512 << 20), (512 + 32 + 8) << 20);
         assert_eq!(machine_memory(6 << 20) % STEP, 0);
         assert_eq!(machine_memory(u64::MAX), u64::MAX);
+        for limit in [6_u64, 64, 500, 512, 4096] {
+            let machine = machine_memory(limit << 20);
+            assert_eq!(machine_memory(container_memory(machine)), machine, "{limit} MiB");
+        }
     }
 }

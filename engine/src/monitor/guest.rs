@@ -103,13 +103,25 @@ impl<M: Machine, R: Record> Session<M, R> {
                         self.tell_guest(&HostMessage::Prepare(prepare));
                     }
                     self.tell_guest(&HostMessage::Sync { token: 0 });
+                } else if self.phase == Phase::Booting && self.start.template_only {
+                    self.leave_template(match self.machine.is_warm() {
+                        true => Ok(()),
+                        false => Err("one with directories of the host, with --debug, or on a network that is not its own boots at every start".into()),
+                    });
                 } else if self.phase == Phase::Booting {
                     self.configure();
                 }
             }
             GuestMessage::Synced { .. } if self.phase == Phase::Settling => {
-                self.machine.save_template();
-                self.configure();
+                let saved = self.machine.save_template();
+                if self.start.template_only {
+                    self.leave_template(saved);
+                } else {
+                    if let Err(why) = saved {
+                        log::warn!("cannot make a template: {why}");
+                    }
+                    self.configure();
+                }
             }
             GuestMessage::Ready => self.on_ready(),
             GuestMessage::Synced { .. } => {}
@@ -163,6 +175,14 @@ impl<M: Machine, R: Record> Session<M, R> {
             path: longest(path.unwrap_or_default()),
             hosts: configure.hosts.is_some(),
             resolv_conf: configure.resolv_conf.is_some(),
+        }
+    }
+
+    /// Ends a machine that was only for its template.
+    fn leave_template(&mut self, saved: Result<(), String>) {
+        match saved {
+            Ok(()) => self.close(Outcome::Exited(Exit { code: 0, oom: false })),
+            Err(why) => self.fail(125, format!("this machine cannot be a template: {why}"), None),
         }
     }
 

@@ -44,6 +44,8 @@ const MOST_SHARES: usize = 12;
 pub enum What {
     /// A new container.
     Run(Box<Request>),
+    /// The template that a new container like this one would clone: nothing runs, and the container goes with its machine.
+    Template(Box<Request>),
     /// A new container that continues one that was saved.
     Restore(Box<Restore>),
     /// One that is there and does not run, by its full id.
@@ -299,7 +301,9 @@ pub(crate) fn prepare<M: Machine>(
     };
     reconcile(&store)?;
     let (found, mut machine_plan, mut binds) = match &launch.what {
-        What::Run(request) => made(launch, &store, (**request).clone(), Wanted::new(&store, request)?)?,
+        What::Run(request) | What::Template(request) => {
+            made(launch, &store, (**request).clone(), Wanted::new(&store, request)?)?
+        }
         What::Restore(restore) => {
             let (request, wanted, chain) = restore.open(&store)?;
             let (found, machine_plan, binds) = made(launch, &store, request, wanted)?;
@@ -332,7 +336,7 @@ pub(crate) fn prepare<M: Machine>(
     let listener = if files_only { run.serves_files().map(|()| None) } else { run.listen().map(Some) };
     let id = record.id.clone();
     let dir = store.container_dir(&id);
-    let created = matches!(launch.what, What::Run(_) | What::Restore(_));
+    let created = matches!(launch.what, What::Run(_) | What::Restore(_) | What::Template(_));
     let mut keeper = Keeper::new(store, record, run, &request, created, files_only);
     tell(socket, &Tell::Created(id.clone()));
     let kind = host::kvm_kind();
@@ -385,6 +389,7 @@ pub(crate) fn prepare<M: Machine>(
         restored: machine_plan.snapshot.is_some(),
         main: if files_only { Exec { terminal: None, stdin: true, ..main } } else { main },
         files_only,
+        template_only: matches!(launch.what, What::Template(_)),
         network: machine_plan.card.as_ref().is_some_and(Card::is_ours),
         restart: request.restart,
         deadline: if is_slow { SLOW_BOOT } else { BOOT },
@@ -406,6 +411,7 @@ pub(crate) fn prepare<M: Machine>(
             What::Restore(restore) => (!restore.detach, true),
             What::Start { attach, no_stdin, .. } => (*attach, !no_stdin),
             What::Files(_) => (true, true),
+            What::Template(_) => (true, false),
         };
         session.launcher(socket, watching, gives_input);
     }

@@ -69,8 +69,8 @@ pub(crate) trait Machine {
     fn wants_template(&self) -> bool;
 
     /// Saves it as a template, between two instructions of the guest. A template that cannot be made is no failure of
-    /// the machine.
-    fn save_template(&mut self);
+    /// the machine, which goes on.
+    fn save_template(&mut self) -> Result<(), String>;
 
     /// Parks the virtual CPUs between two instructions.
     fn pause(&mut self) -> Result<(), String>;

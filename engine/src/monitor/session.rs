@@ -89,6 +89,8 @@ pub(crate) struct Start {
     pub(crate) restored: bool,
     /// A file server takes the main program's place.
     pub(crate) files_only: bool,
+    /// Nothing runs: the machine ends as soon as there is a template like it.
+    pub(crate) template_only: bool,
     /// The machine has a network card.
     pub(crate) network: bool,
     /// What happens when the program ends.

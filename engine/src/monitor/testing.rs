@@ -332,9 +332,10 @@ impl Machine for FakeMachine {
     fn wants_template(&self) -> bool {
         self.template
     }
-    fn save_template(&mut self) {
+    fn save_template(&mut self) -> Result<(), String> {
         self.template = false;
         self.shared.note("template");
+        Ok(())
     }
     fn pause(&mut self) -> Result<(), String> {
         self.shared.note("pause");

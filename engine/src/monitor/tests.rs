@@ -41,6 +41,7 @@ struct How {
     health: Option<crate::container::HealthCheck>,
     restart: Restart,
     files_only: bool,
+    template_only: bool,
     restored: bool,
 }
 
@@ -63,6 +64,7 @@ fn run(words: &[&str], how: How) -> Run {
         },
         restored: how.restored,
         files_only: how.files_only,
+        template_only: how.template_only,
         network: false,
         restart: how.restart,
         deadline: how.deadline.unwrap_or(Duration::from_secs(20)),
@@ -164,6 +166,30 @@ fn the_template_is_made_before_anything_of_the_container_is_in_the_machine() {
     let (out, _, _, code, _) = run.end();
     assert_eq!((out.as_str(), code), ("hi\n", 0));
     assert_eq!(guest.log()[..3], ["prepare echo", "template", "configure box"]);
+}
+
+#[test]
+fn of_a_machine_that_is_only_for_a_template_nothing_runs() {
+    let run_one = |how: How| {
+        let run = run(&["echo", "hi"], How { template_only: true, ..how });
+        let guest = run.guest.clone();
+        let (out, _, last, code, record) = run.end();
+        assert_eq!((out.as_str(), last, code), ("", exited(0), 0));
+        assert_eq!(record, ["ended 0 oom=false"]);
+        guest.log()
+    };
+    assert_eq!(run_one(How { template: true, ..How::default() })[..2], ["prepare echo", "template"]);
+    // There is one: the clone of it shows that it can be used.
+    let log = run_one(How { warm: true, generation: 1, ..How::default() });
+    assert!(!log.iter().any(|word| word.starts_with("configure")), "{log:?}");
+}
+
+#[test]
+fn a_machine_that_can_have_no_template_is_told_so() {
+    let run = run(&["echo", "hi"], How { template_only: true, ..How::default() });
+    let (_, _, last, code, _) = run.end();
+    assert_eq!(code, 125);
+    assert!(format!("{last:?}").contains("cannot be a template"), "{last:?}");
 }
 
 #[test]

@@ -168,6 +168,22 @@ impl Templates {
         self.shrink(keep)
     }
 
+    /// Removes templates that nobody used since then (nanoseconds since 1970). Gives what was removed.
+    ///
+    /// # Errors
+    /// If a directory cannot be removed.
+    pub fn prune_unused(&self, since_ns: i64) -> Result<Vec<Template>> {
+        if !self.dir.is_dir() {
+            return Ok(Vec::new());
+        }
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        let old: Vec<_> = self.list()?.into_iter().filter(|template| template.used_ns < since_ns).collect();
+        for template in &old {
+            remove(&self.dir.join(&template.key))?;
+        }
+        Ok(old)
+    }
+
     /// The lock is held.
     fn shrink(&self, keep: u64) -> Result<Vec<Template>> {
         let mut total = 0_u64;
