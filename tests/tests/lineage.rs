@@ -1,8 +1,11 @@
-//! Snapshots that have only what changed since another one.
+//! Snapshots that have only what changed since another one, and snapshots that are cut short.
 
-use servin_tests::machine::Servin;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use servin_tests::machine::{DEADLINE, Servin};
 
 const BASE: &str = "servin/base";
 
@@ -123,6 +126,54 @@ fn the_next_snapshot_has_only_what_changed_and_is_restored_with_those_below_it()
         .go(&["snapshot", "rm", "one", "two", "three", "four", "whole"])
         .expect(0, "four\nthree\ntwo\none\nwhole\n");
     for directory in ["containers", "run", "snapshots", "tmp"] {
+        assert_eq!(left(&servin, directory), Vec::<String>::new(), "in {directory}");
+    }
+}
+
+#[test]
+fn a_monitor_killed_while_it_saves_leaves_nothing_half_and_the_container_can_be_saved_after_a_start() {
+    let Some(servin) = Servin::new() else { return };
+    start(&servin, "box");
+    exec(&servin, "box", "echo kept > /kept; sync; head -c 30000000 /dev/urandom > /dev/shm/big");
+    servin.go(&["snapshot", "box", "before"]).expect(0, "before\n");
+    for (round, file) in ["memory.new", "disk", "about.json"].into_iter().enumerate() {
+        let pid: i32 = servin.go(&["inspect", "-f", "{{.State.Pid}}", "box"]).text().trim().parse().unwrap();
+        // Enough to be written, and then to be summed up.
+        exec(&servin, "box", "head -c 30000000 /dev/urandom > /dev/shm/big");
+        let snapshot = servin.start(&["snapshot", "box", "half"]);
+        let tmp = servin.data_root().join("tmp");
+        let until = Instant::now() + DEADLINE;
+        let begun = || {
+            let drafts = fs::read_dir(&tmp).into_iter().flatten().flatten();
+            drafts.into_iter().any(|draft| draft.path().join("snapshot").join(file).exists())
+        };
+        while !begun() {
+            assert!(Instant::now() < until, "no {file} of a snapshot");
+            std::thread::yield_now();
+        }
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        let outcome = snapshot.finish();
+        assert!(outcome.code != Some(0) && !outcome.stderr.is_empty(), "round {round}: {outcome:?}");
+        servin.go(&["snapshot", "ls", "-q"]).expect(0, "before\n");
+        assert_eq!(left(&servin, "tmp"), Vec::<String>::new());
+        servin
+            .go(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "box"])
+            .expect(0, "exited 137\n");
+        servin.go(&["snapshot", "box", "dead"]).expect(1, "");
+        servin.go(&["start", "box"]).expect(0, "box\n");
+        assert_eq!(exec(&servin, "box", "cat /kept"), "kept\n");
+    }
+    servin.go(&["snapshot", "box", "after"]).expect(0, "after\n");
+    servin.go(&["snapshot", "inspect", "-f", "{{json .Parent}}", "after"]).expect(0, "null\n");
+    for snapshot in ["before", "after"] {
+        let id = servin.go(&["restore", "-d", "--rm", "--name", "again", snapshot]);
+        assert_eq!(id.code, Some(0), "{id:?}");
+        assert_eq!(exec(&servin, "again", "cat /kept"), "kept\n");
+        servin.go(&["rm", "-f", "again"]).expect(0, "again\n");
+    }
+    servin.go(&["rm", "-f", "box"]).expect(0, "box\n");
+    assert_eq!(servin.go(&["system", "check"]).code, Some(0));
+    for directory in ["containers", "run", "tmp"] {
         assert_eq!(left(&servin, directory), Vec::<String>::new(), "in {directory}");
     }
 }
