@@ -14,13 +14,25 @@ use crate::{Error, Result};
 /// Bytes of a file's data at most, so that a short input does not make a long run.
 const DATA_MAX: u64 = 9000;
 
+/// Bytes of the holes of all sparse files at most, which the second reader has in memory.
+const ZEROS_MAX: u64 = 1 << 20;
+
 /// Layers as raw tars: whatever the reader takes becomes a tree, and the tree a file.
 pub fn tar(data: &[u8]) {
     let mut tree = Tree::new();
     let mut tar = Tar::new(data);
+    let mut zeros = ZEROS_MAX;
     while let Ok(Some(entry)) = tar.next_entry() {
-        let end = entry.data_offset.checked_add(entry.size);
-        if end.is_some_and(|end| end <= data.len() as u64) {
+        let stored = match &entry.map {
+            Some(map) => map.pieces().iter().map(|piece| piece.size).sum(),
+            None => entry.size,
+        };
+        let end = entry.data_offset.checked_add(stored);
+        let left = zeros.checked_sub(entry.size - stored);
+        if let Some(left) = left
+            && end.is_some_and(|end| end <= data.len() as u64)
+        {
+            zeros = left;
             let _ = tree.apply(&entry);
         }
     }
@@ -135,6 +147,7 @@ fn entry(input: &mut Input<'_>) -> Entry {
         uid: u32::from(numbers) * 1000,
         gid: u32::from(numbers),
         size,
+        map: None,
         mtime: (i64::from(numbers) - 9, u32::from(numbers) * 1000),
         link,
         xattrs,

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 
 use super::format::{BLOCK, DIRENT, SLOT, SUPER_OFFSET};
 
@@ -132,6 +132,21 @@ impl Image {
             return Err(damaged("the size of a file"));
         }
         Ok([(start, whole), (node.inline.unwrap_or(0), node.size - whole)])
+    }
+
+    /// How many bytes of the image's file are a hole from here on, and so zeros, and how many after them are none. Sparse
+    /// files of layers leave such.
+    fn hole(&self, from: u64) -> Result<(u64, u64)> {
+        let seek = |to| match rustix::fs::seek(&self.file, to) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(Some(self.file.metadata()?.len())),
+            // A file system that does not know.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(io::Error::from(errno)),
+        };
+        let data = seek(SeekFrom::Data(from))?.unwrap_or(from);
+        let end = seek(SeekFrom::Hole(data))?.unwrap_or(u64::MAX);
+        Ok((data.saturating_sub(from), end.saturating_sub(data)))
     }
 
     /// All data of a small node.
@@ -323,7 +338,13 @@ impl Copy<'_> {
         for (mut from, len) in Image::pieces(node)? {
             let end = to + len;
             while to < end {
-                let step = usize::try_from(end - to).unwrap_or(usize::MAX).min(STEP);
+                let (hole, data) = self.image.hole(from)?;
+                let hole = hole.min(end - to);
+                (from, to) = (from + hole, to + hole);
+                let step = usize::try_from(data.min(end - to)).unwrap_or(usize::MAX).min(STEP);
+                if step == 0 {
+                    break;
+                }
                 let done =
                     rustix::fs::copy_file_range(&self.image.file, Some(&mut from), file, Some(&mut to), step);
                 match done {
@@ -343,7 +364,8 @@ impl Copy<'_> {
                 }
             }
         }
-        Ok(())
+        // A file may end in a hole.
+        Ok(rustix::fs::ftruncate(file, node.size)?)
     }
 
     /// Owner, attributes, permissions and time of a file or directory, in the order in which none undoes another.

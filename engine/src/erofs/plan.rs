@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use super::format::{BLOCK, DIRENT, Inode, Layout, SLOT, SUPER_OFFSET, SUPER_SIZE, device, xattrs_size};
 use super::tree::{Body, Id, Tree};
+use crate::image::tar::Map;
 use crate::{Error, Result};
 
 /// Data up to this many bytes stands behind its inode.
@@ -47,6 +48,8 @@ pub(super) struct Plan {
     pub(super) extents: Vec<Extent>,
     /// The most frequent time, that of compact inodes.
     pub(super) epoch: (i64, u32),
+    /// Block of the first file that is not inline: metadata ends there.
+    pub(super) files: u32,
     /// The length in blocks.
     pub(super) blocks: u32,
     /// Slot of each node's inode, by node; 0 for those not in the tree any more.
@@ -62,6 +65,7 @@ impl Plan {
             inodes: Vec::with_capacity(order.len()),
             extents: Vec::new(),
             epoch,
+            files: 0,
             blocks: 0,
             slots: vec![0; tree.len()],
         };
@@ -76,6 +80,7 @@ impl Plan {
         }
         let mut next = at.div_ceil(BLOCK);
         plan.place_own(tree, &mut next)?;
+        plan.files = block(next)?;
         plan.place_files(tree, &mut next)?;
         plan.blocks = block(next)?;
         Ok(plan)
@@ -99,20 +104,29 @@ impl Plan {
 
     /// Gives blocks to files, in the order of the layers' streams, so that both sides of the copy run forwards.
     fn place_files(&mut self, tree: &Tree, next: &mut u64) -> Result<()> {
-        let mut files: Vec<(Extent, &mut Placed)> = Vec::new();
+        let mut files: Vec<(Extent, Option<&Map>, &mut Placed)> = Vec::new();
         for placed in &mut self.inodes {
-            if let Body::File { layer, offset, size } = tree.node(placed.id).body
-                && size > 0
+            if let Body::File { layer, offset, size, map } = &tree.node(placed.id).body
+                && *size > 0
             {
-                files.push((Extent { layer, offset, size, to: placed.end }, placed));
+                let extent = Extent { layer: *layer, offset: *offset, size: *size, to: placed.end };
+                files.push((extent, map.as_deref(), placed));
             }
         }
-        files.sort_unstable_by_key(|(extent, _)| (extent.layer, extent.offset));
-        for (mut extent, placed) in files {
+        files.sort_unstable_by_key(|(extent, ..)| (extent.layer, extent.offset));
+        for (mut extent, map, placed) in files {
             if placed.inode.layout == Layout::Plain {
                 extent.to = allocate(placed, next)? * BLOCK;
             }
-            self.extents.push(extent);
+            let Some(map) = map else {
+                self.extents.push(extent);
+                continue;
+            };
+            // What is between the pieces is never written: the file is new, so it is zeros.
+            for piece in map.pieces() {
+                self.extents.push(Extent { size: piece.size, to: extent.to + piece.at, ..extent });
+                extent.offset += piece.size;
+            }
         }
         Ok(())
     }

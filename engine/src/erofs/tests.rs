@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::reader::{self, Found};
 use super::*;
 use crate::image::Digest;
-use crate::image::tar::Tar;
+use crate::image::tar::{Entry, Kind, Tar};
 use crate::testing::{Item, layer};
 use crate::{Error, Result};
 
@@ -251,4 +252,81 @@ fn a_full_disk_is_one_clear_error() {
         .unwrap_err();
     let error = Error::io("write", "x", error);
     assert!(error.to_string().starts_with("no space left for x: free some space"), "{error}");
+}
+
+#[test]
+fn a_sparse_file_comes_out_whole_and_its_holes_take_no_space() {
+    let lower = layer(&[Item::file("a", &[1; 9000]), Item::file("z", &[2; 5000])]);
+    // GNU tar's format 0.1, by its records: 64 MiB with a piece in the midst and one at the end.
+    let sparse = |name: &str, size: &str, map: &str, data: &[u8]| {
+        let mut tar = ::tar::Builder::new(Vec::new());
+        let records = [("GNU.sparse.name", name), ("GNU.sparse.size", size), ("GNU.sparse.map", map)];
+        tar.append_pax_extensions(records.map(|(key, value)| (key, value.as_bytes()))).unwrap();
+        let mut header = ::tar::Header::new_ustar();
+        header.set_size(data.len() as u64);
+        header.set_path("GNUSparseFile.0/short").unwrap();
+        header.set_cksum();
+        tar.append(&header, data).unwrap();
+        let mut bytes = tar.into_inner().unwrap();
+        bytes.truncate(bytes.len() - 1024);
+        bytes
+    };
+    let upper = [
+        sparse("small", "100", "50,3,60,1", b"abcd"),
+        sparse("large", "67108864", "1000000,5000,67108860,4", &[7; 5004]),
+        sparse("hole", "3000000", "3000000,0", b""),
+        layer(&[Item::file("b", &[3; 9000])]),
+    ]
+    .concat();
+    let built = build(&[lower, upper]);
+    let at = |path: &str| &built.found[path].data;
+    let mut small = vec![0; 100];
+    small[50..53].copy_from_slice(b"abc");
+    small[60] = b'd';
+    assert_eq!(at("/small"), &small);
+    let mut large = vec![0; 64 << 20];
+    large[1_000_000..1_005_000].fill(7);
+    large[(64 << 20) - 4..].fill(7);
+    assert!(at("/large") == &large, "large is another");
+    assert!(at("/hole") == &vec![0; 3_000_000], "hole is another");
+    assert_eq!((at("/a"), at("/b"), at("/z")), (&vec![1; 9000], &vec![3; 9000], &vec![2; 5000]));
+    let taken = fs::metadata(&built.path).unwrap().blocks() * 512;
+    assert!(taken < 1 << 20, "{taken} bytes for 30 KiB of data");
+
+    // A volume's copy of it has the holes, too.
+    let into = tempfile::tempdir().unwrap();
+    let image = Image::open(&built.path).unwrap();
+    assert!(image.copy_directory(b"/", &fs::File::open(into.path()).unwrap().into()).unwrap());
+    assert!(fs::read(into.path().join("large")).unwrap() == large, "the copy is another");
+    assert!(fs::read(into.path().join("hole")).unwrap() == vec![0; 3_000_000], "the copy is another");
+    assert_eq!(fs::read(into.path().join("small")).unwrap(), small);
+    assert!(
+        fs::metadata(into.path().join("large")).unwrap().blocks() * 512 < 1 << 20,
+        "the copy is not sparse"
+    );
+}
+
+#[test]
+fn a_sparse_file_larger_than_the_format_is_an_error() {
+    let mut tree = Tree::new();
+    for size in [17 << 40, u64::MAX] {
+        let entry = Entry {
+            path: b"f".to_vec(),
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size,
+            map: None,
+            mtime: (0, 0),
+            link: Vec::new(),
+            xattrs: Vec::new(),
+            device: (0, 0),
+            data_offset: 0,
+        };
+        tree.apply(&entry).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let error = write(&tree, &Memory(Vec::new()), &Digest::of(b"x"), &dir.path().join("f")).unwrap_err();
+        assert!(matches!(error, Error::Limit { .. }), "{error}");
+    }
 }

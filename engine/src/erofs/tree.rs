@@ -12,12 +12,13 @@
 //! * Missing parents appear, owned by root, mode 0755.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::image::tar::{Entry, Kind};
+use crate::image::tar::{Entry, Kind, Map};
 
 /// Most nodes in one tree.
 const NODES_MAX: usize = 4_000_000;
-/// Most bytes of names, link targets and attributes in one tree.
+/// Most bytes of names, link targets, attributes and maps of sparse files in one tree.
 const METADATA_MAX: usize = 1 << 30;
 /// Longest path of an entry and longest target of a link in bytes (Linux's PATH_MAX).
 const PATH_MAX: usize = 4096;
@@ -31,6 +32,8 @@ const STEPS_MAX: usize = 2048;
 const HIDDEN_MAX: usize = 200_000_000;
 /// Most bytes of extended attributes of one entry.
 const XATTRS_MAX: usize = 60_000;
+/// Bytes that a piece of a sparse file takes, here and in the plan.
+const PIECE_SIZE: usize = 48;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -74,11 +77,13 @@ pub(crate) enum Body {
         parent: Id,
         children: BTreeMap<Box<[u8]>, Child>,
     },
-    /// Data: `size` bytes at `offset` of the uncompressed stream of layer `layer`.
+    /// Data: `size` bytes at `offset` of the uncompressed stream of layer `layer`; of a sparse file its pieces are there, one
+    /// behind the other.
     File {
         layer: u32,
         offset: u64,
         size: u64,
+        map: Option<Arc<Map>>,
     },
     Symlink(Box<[u8]>),
     CharDevice(u32, u32),
@@ -300,7 +305,9 @@ impl Tree {
             }
             Kind::Fifo => Body::Fifo,
             Kind::File | Kind::HardLink => {
-                Body::File { layer: self.layer, offset: entry.data_offset, size: entry.size }
+                let map = entry.map.clone();
+                self.charge(map.as_ref().map_or(0, |map| map.pieces().len()) * PIECE_SIZE)?;
+                Body::File { layer: self.layer, offset: entry.data_offset, size: entry.size, map }
             }
         };
         let xattrs = self.xattrs(entry)?;
@@ -433,7 +440,9 @@ impl Tree {
     fn charge(&mut self, bytes: usize) -> Result<(), String> {
         self.metadata += bytes;
         if self.metadata > METADATA_MAX {
-            return Err("the names and attributes of the image have more than 1 GiB".into());
+            return Err(
+                "the names, attributes and maps of sparse files of the image have more than 1 GiB".into()
+            );
         }
         Ok(())
     }

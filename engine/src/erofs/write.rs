@@ -28,7 +28,7 @@ pub(crate) fn write(tree: &Tree, layers: &dyn Layers, image: &Digest, path: &Pat
     let fail = |source| Error::io("write", path, source);
     let mut options = File::options();
     let file = options.read(true).write(true).create_new(true).open(path).map_err(fail)?;
-    reserve(&file, u64::from(plan.blocks) * BLOCK).map_err(fail)?;
+    reserve(&file, &plan).map_err(fail)?;
     metadata(tree, &plan, &file).map_err(fail)?;
     let mut rest = plan.extents.as_slice();
     while let Some(first) = rest.first() {
@@ -42,11 +42,23 @@ pub(crate) fn write(tree: &Tree, layers: &dyn Layers, image: &Digest, path: &Pat
 }
 
 /// Takes the whole space at once, where the file system can: a disk that is too small is then full before, not after, it was
-/// filled.
-fn reserve(file: &File, length: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(length),
+/// filled. The holes of sparse files take none.
+fn reserve(file: &File, plan: &Plan) -> io::Result<()> {
+    file.set_len(u64::from(plan.blocks) * BLOCK)?;
+    let mut run = (0, u64::from(plan.files) * BLOCK);
+    for extent in plan.extents.iter().filter(|extent| extent.to >= u64::from(plan.files) * BLOCK) {
+        if extent.to > run.1 {
+            allocate(file, run)?;
+            run.0 = extent.to / BLOCK * BLOCK;
+        }
+        run.1 = (extent.to + extent.size).next_multiple_of(BLOCK);
+    }
+    allocate(file, run)
+}
+
+fn allocate(file: &File, (start, end): (u64, u64)) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), start, end - start) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }

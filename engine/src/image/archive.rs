@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::load::LAYER_MAX;
 use super::tar::{Kind, Tar};
 use super::{Digest, Hashing, Progress, layer};
 use crate::{Error, Result};
@@ -104,6 +105,11 @@ impl<'a> Archive<'a> {
             let path = self.inner_path(&entry.path, "")?;
             match entry.kind {
                 Kind::File => {
+                    // Only holes can make it so large; what is stored takes its time.
+                    if entry.size > LAYER_MAX {
+                        let limit = format!("{} GiB", LAYER_MAX >> 30);
+                        return Err(Error::Limit { what: format!("{path} in {}", self.place), limit });
+                    }
                     let blob = self.stage(&mut tar, name, &mut |bytes| {
                         total += bytes;
                         progress(Progress::Reading { bytes: total });

@@ -13,7 +13,7 @@ use crate::store::now_ns;
 use crate::{Error, Result};
 
 /// Longest uncompressed layer in bytes.
-const LAYER_MAX: u64 = 256 << 30;
+pub(super) const LAYER_MAX: u64 = 256 << 30;
 
 /// How far a load is; bytes are those of this step so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,20 @@
 //! A streaming tar reader for input nobody vouches for: POSIX ustar and pax (IEEE 1003.1, "pax Interchange Format"), GNU
-//! long names and base-256 numbers, star prefixes, and plain V7.
+//! long names, sparse files and base-256 numbers, star prefixes, and plain V7.
 //!
 //! It is our own because the offset of every file's data in the stream must be known (`crate::erofs` comes back for it in
 //! a second pass), because extended headers must be bounded *before* they are read, and because `SCHILY.xattr` records are
 //! part of what an image is. Errors are `io::Error`s, so that a damaged stream and a failing one look alike to callers.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+
+mod sparse;
+
+use sparse::Next;
+pub use sparse::{Map, Piece};
 
 const BLOCK: usize = 512;
-/// The longest extended header or long name in bytes.
+/// Most bytes of extended headers and long names before one entry.
 const EXTENSION_MAX: u64 = 1 << 20;
 
 /// What an entry is.
@@ -43,8 +49,10 @@ pub struct Entry {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Bytes of data; 0 for all but files.
+    /// Bytes of data, holes included; 0 for all but files.
     pub size: u64,
+    /// Of a sparse file: what of it is stored.
+    pub map: Option<Arc<Map>>,
     /// Seconds since 1970, and nanoseconds below 10^9.
     pub mtime: (i64, u32),
     /// Target of a link.
@@ -62,8 +70,10 @@ pub struct Tar<R> {
     source: R,
     /// Bytes taken from the source.
     offset: u64,
-    /// Bytes of the current entry's data not yet read.
+    /// Bytes stored of the current entry's data and not yet read.
     data: u64,
+    /// Of a sparse file: what to read next.
+    sparse: Option<sparse::Cursor>,
     /// Bytes after the data up to the next header.
     padding: u64,
     done: bool,
@@ -79,12 +89,13 @@ struct Pending {
     gid: Option<u32>,
     mtime: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: sparse::Records,
 }
 
 impl<R: Read> Tar<R> {
     /// Starts at the first header.
     pub fn new(source: R) -> Self {
-        Tar { source, offset: 0, data: 0, padding: 0, done: false }
+        Tar { source, offset: 0, data: 0, sparse: None, padding: 0, done: false }
     }
 
     /// The stream, at the place up to which it was read.
@@ -95,10 +106,11 @@ impl<R: Read> Tar<R> {
     /// The next entry, or `None` at the end of the archive. What was not read of the last entry is skipped.
     ///
     /// # Errors
-    /// `InvalidData` for what is no tar, `Unsupported` for sparse files and parts of multi-volume archives,
-    /// `UnexpectedEof` for a cut one, and whatever the source says.
+    /// `InvalidData` for what is no tar, `Unsupported` for parts of multi-volume archives and sparse files of unknown
+    /// formats, `UnexpectedEof` for a cut one, and whatever the source says.
     pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         let mut pending = Pending::default();
+        let mut room = EXTENSION_MAX;
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else { return Ok(None) };
@@ -106,31 +118,30 @@ impl<R: Read> Tar<R> {
             let size = size.ok_or_else(|| self.bad("a size is malformed"))?;
             let kind = match header.get(156) {
                 Some(b'x' | b'X') => {
-                    let records = self.extension(size)?;
+                    let records = self.extension(size, &mut room)?;
                     self.pax(&records, &mut pending)?;
                     continue;
                 }
                 Some(b'L') => {
-                    pending.path = Some(until_nul(&self.extension(size)?).to_vec());
+                    pending.path = Some(until_nul(&self.extension(size, &mut room)?).to_vec());
                     continue;
                 }
                 Some(b'K') => {
-                    pending.link = Some(until_nul(&self.extension(size)?).to_vec());
+                    pending.link = Some(until_nul(&self.extension(size, &mut room)?).to_vec());
                     continue;
                 }
                 // Global headers hold comments in practice, and docker ignores them; a volume label has no content.
                 Some(b'g' | b'V') => {
-                    self.extension(size)?;
+                    self.extension(size, &mut room)?;
                     continue;
                 }
-                Some(b'0' | b'7' | 0) => Kind::File,
+                Some(b'0' | b'7' | b'S' | 0) => Kind::File,
                 Some(b'1') => Kind::HardLink,
                 Some(b'2') => Kind::Symlink,
                 Some(b'3') => Kind::CharDevice,
                 Some(b'4') => Kind::BlockDevice,
                 Some(b'5') => Kind::Directory,
                 Some(b'6') => Kind::Fifo,
-                Some(b'S') => return Err(unsupported("a sparse file (GNU tar's type S) is not supported")),
                 Some(b'M') => return Err(unsupported("a multi-volume archive is not supported")),
                 _ => return Err(self.bad("an entry has an unknown type")),
             };
@@ -138,16 +149,28 @@ impl<R: Read> Tar<R> {
         }
     }
 
-    fn entry(&mut self, header: &[u8; BLOCK], kind: Kind, size: u64, pending: Pending) -> io::Result<Entry> {
+    fn entry(
+        &mut self,
+        header: &[u8; BLOCK],
+        kind: Kind,
+        size: u64,
+        mut pending: Pending,
+    ) -> io::Result<Entry> {
+        // Only files have data; the size of a hard link is that of its target.
+        let stored = if kind == Kind::File { pending.size.unwrap_or(size) } else { 0 };
+        let name = pending.sparse.name.take();
+        let sparse = self.begin(header, kind, stored, pending.sparse)?;
+        let (size, map) = sparse.map_or((stored, None), |(size, map)| (size, Some(map)));
         let id = |at, length| number(field(header, at, length)).and_then(|id| u32::try_from(id).ok());
         let or = |given: Option<u32>, at, length, why| {
             given.or_else(|| id(at, length)).ok_or_else(|| self.bad(why))
         };
-        let path = pending.path.unwrap_or_else(|| short_path(header));
-        // Only files have data; the size of a hard link is that of its target.
-        let data = if kind == Kind::File { pending.size.unwrap_or(size) } else { 0 };
+        let path = name.or(pending.path).unwrap_or_else(|| short_path(header));
         // V7 had no type for directories.
         let kind = if kind == Kind::File && path.ends_with(b"/") { Kind::Directory } else { kind };
+        if kind != Kind::File && map.is_some() {
+            return Err(self.bad_map("only a file has one"));
+        }
         let mode = number(field(header, 100, 8)).ok_or_else(|| self.bad("a mode is malformed"))?;
         let uid = or(pending.uid, 108, 8, "a user id is malformed")?;
         let gid = or(pending.gid, 116, 8, "a group id is malformed")?;
@@ -162,15 +185,15 @@ impl<R: Read> Tar<R> {
             }
             _ => (0, 0),
         };
-        self.data = data;
-        self.padding = padding(data);
+        self.sparse = map.clone().map(|map| sparse::Cursor::new(map, size));
         Ok(Entry {
             path,
             kind,
             mode: (mode & 0o7777) as u16,
             uid,
             gid,
-            size: if kind == Kind::File { data } else { 0 },
+            size: if kind == Kind::File { size } else { 0 },
+            map,
             mtime,
             link: pending.link.unwrap_or_else(|| until_nul(field(header, 157, 100)).to_vec()),
             xattrs: pending.xattrs,
@@ -228,11 +251,11 @@ impl<R: Read> Tar<R> {
         Ok(true)
     }
 
-    /// The content of an extended header.
-    fn extension(&mut self, size: u64) -> io::Result<Vec<u8>> {
-        if size > EXTENSION_MAX {
-            return Err(self.bad("an extended header is larger than 1 MiB"));
-        }
+    /// The content of an extended header; `room` is what those of one entry may have.
+    fn extension(&mut self, size: u64, room: &mut u64) -> io::Result<Vec<u8>> {
+        *room = room
+            .checked_sub(size)
+            .ok_or_else(|| self.bad("the extended headers of an entry are larger than 1 MiB"))?;
         self.data = size;
         self.padding = padding(size);
         let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
@@ -265,11 +288,10 @@ impl<R: Read> Tar<R> {
                 b"uid" => pending.uid = Some(id()?),
                 b"gid" => pending.gid = Some(id()?),
                 b"mtime" => pending.mtime = Some(time(value).ok_or_else(bad)?),
-                _ if key.starts_with(b"GNU.sparse.") => {
-                    return Err(unsupported("a sparse file (pax GNU.sparse) is not supported"));
-                }
                 _ => {
-                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        pending.sparse.take(key, value).ok_or_else(bad)?;
+                    } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         pending.xattrs.retain(|(known, _)| known != name);
                         pending.xattrs.push((name.to_vec(), value.to_vec()));
                     }
@@ -281,7 +303,7 @@ impl<R: Read> Tar<R> {
 
     fn skip_rest(&mut self) -> io::Result<()> {
         let mut rest = self.data.saturating_add(self.padding);
-        (self.data, self.padding) = (0, 0);
+        (self.data, self.padding, self.sparse) = (0, 0, None);
         let mut sink = [0; 16 * 1024];
         while rest > 0 {
             let want = usize::try_from(rest).unwrap_or(sink.len()).min(sink.len());
@@ -312,16 +334,30 @@ impl<R: Read> Tar<R> {
 
 impl<R: Read> Read for Tar<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.data).unwrap_or(buf.len()).min(buf.len());
-        if want == 0 {
+        let next = self.sparse.as_mut().map_or(Next::Data(self.data), sparse::Cursor::next);
+        let (Next::Data(left) | Next::Zeros(left)) = next;
+        let want = usize::try_from(left).unwrap_or(buf.len()).min(buf.len());
+        let buf = buf.get_mut(..want).unwrap_or_default();
+        if buf.is_empty() {
             return Ok(0);
         }
-        let n = self.source.read(buf.get_mut(..want).unwrap_or_default())?;
-        if n == 0 {
-            return Err(self.cut());
+        let n = match next {
+            Next::Zeros(_) => {
+                buf.fill(0);
+                want
+            }
+            Next::Data(_) => match self.source.read(buf)? {
+                0 => return Err(self.cut()),
+                n => n,
+            },
+        };
+        if let Next::Data(_) = next {
+            self.data -= n as u64;
+            self.offset += n as u64;
         }
-        self.data -= n as u64;
-        self.offset += n as u64;
+        if let Some(sparse) = &mut self.sparse {
+            sparse.advance(n);
+        }
         Ok(n)
     }
 }
