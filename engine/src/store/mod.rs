@@ -40,8 +40,9 @@ pub use scratch::Scratch;
 use crate::image::Digest;
 use crate::{Error, Result};
 
-/// How long a statement waits for another process's transaction.
-const BUSY: Duration = Duration::from_secs(30);
+/// How long a statement waits for another process's transaction. They are short, but on a slow host with many starts at once
+/// the process in one has to wait for its turn on a CPU, and those that wait for it get theirs in no order.
+const BUSY: Duration = Duration::from_secs(300);
 
 /// An open data root. It is `Send`, not `Sync`: each thread that needs it opens its own.
 #[derive(Debug)]
