@@ -23,7 +23,7 @@ lint: ## format, clippy, licenses
 fuzz-replay: ## every input in fuzz/corpus through its fuzz target
 	@scripts/test.sh fuzz
 
-bench: ## boot by instruction count, and device throughput
+bench: ## boot by instruction count, the network beside passt, and device throughput
 	@scripts/bench.sh
 
 soak: ## 1,000 containers one after another, 50 at once, 100 clones side by side: nothing left, nothing twice
