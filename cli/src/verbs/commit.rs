@@ -34,9 +34,10 @@ pub(crate) fn run(global: &Global, began: Instant, typed: &Commit) -> Result<u8>
         client.ask(&FilesAsk::Layer { pause: typed.pause })?;
         let mut tar = TarWriter::new(out);
         tar.receive(&mut client, &|path| Some(path.to_vec()))?;
-        tar.finish().map(drop).map_err(|source| Failure::io("write", "the layer", source))
+        tar.finish().map_err(|source| Failure::io("write", "the layer", source))?;
+        // Before the image is recorded: of a commit that fails there is none.
+        client.finish()
     })?;
-    client.finish()?;
     output::text(&format!("{}\n", made.id));
     Ok(0)
 }

@@ -205,7 +205,7 @@ impl Client {
     ///
     /// # Errors
     /// The other side is gone before it said so.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         self.say(&Ask::StdinEof)?;
         while self.ended.is_none() {
             self.receive()?;

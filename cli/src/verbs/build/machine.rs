@@ -99,9 +99,10 @@ impl<'a> Container<'a> {
             client.ask(&FilesAsk::Layer { pause: false })?;
             let mut tar = TarWriter::new(out);
             tar.receive(&mut client, &|path| Some(path.to_vec()))?;
-            tar.finish().map(drop).map_err(|source| Failure::io("write", "the layer", source))
+            tar.finish().map_err(|source| Failure::io("write", "the layer", source))?;
+            // Before the image is recorded: of a commit that fails there is none.
+            client.finish()
         })?;
-        client.finish()?;
         Ok(images.find(&made.id.to_string())?)
     }
 }
