@@ -1,5 +1,6 @@
-//! `kill -9` at any moment of a container's life, of its monitor and of the command in front of it: the next command tells
-//! the truth, nothing is left, and the name can be used anew.
+//! `kill -9` at any moment of a container's life, of its monitor, of its guest and of the command in front of it: the next
+//! command tells the truth, nothing is left, the store is whole, and the name can be used anew. (`registry.rs` has what is
+//! killed while it pulls.)
 //!
 //! The moments are pseudo-random: `SERVIN_TEST_SEED` repeats a run, `SERVIN_TEST_KILLS` says how many there are.
 
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use servin_tests::machine::Servin;
+use servin_tests::machine::{Running, Servin};
 
 const BASE: &str = "servin/base";
 
@@ -34,7 +35,11 @@ impl Moments {
 }
 
 fn kills() -> u32 {
-    std::env::var("SERVIN_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
+    asked().unwrap_or(4)
+}
+
+fn asked() -> Option<u32> {
+    std::env::var("SERVIN_TEST_KILLS").ok().and_then(|text| text.parse().ok())
 }
 
 /// Processes of this test's servin, by number and name: its data root is in their environment.
@@ -176,5 +181,136 @@ fn a_command_that_is_killed_in_the_foreground_leaves_a_container_that_can_be_had
         }
         assert_nothing_lives(&servin, &when);
         assert_name_is_free(&servin, &when);
+    }
+}
+
+/// Who is killed. A guest is, as far as it can be: its kernel panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Command,
+    Monitor,
+    Guest,
+}
+
+impl Who {
+    fn of(round: u32) -> Self {
+        [Self::Command, Self::Monitor, Self::Guest][round as usize % 3]
+    }
+
+    /// Once each, where no number is asked for.
+    fn rounds() -> impl Iterator<Item = (u32, Self)> {
+        (0..asked().unwrap_or(3).max(3)).map(|round| (round, Self::of(round)))
+    }
+
+    /// Kills it. The monitor may not be there yet, or no more.
+    fn kill(self, servin: &Servin, command: &mut Running) {
+        match self {
+            Self::Command => drop(command.child.kill()),
+            Self::Monitor => {
+                let found = processes(servin).into_iter().find(|(_, name)| name == "servin-monitor");
+                let _ = found.map(|(pid, _)| kill_process(pid, Signal::KILL));
+            }
+            // The container's limit is passed, and its kernel was told to panic then.
+            Self::Guest => drop(servin.go(&["exec", "victim", "tail", "/dev/zero"])),
+        }
+    }
+}
+
+/// A container whose guest can be killed, with files to be committed.
+fn victim(servin: &Servin) {
+    let script = "dd if=/dev/urandom of=/big bs=64k count=16 2>/dev/null; sync; echo made; sleep 1000000";
+    let flags = ["-m", "48m", "--sysctl", "vm.panic_on_oom=2"];
+    let words = [&["run", "-d", "--name", "victim"], &flags[..], &[BASE, "sh", "-c", script]].concat();
+    let started = servin.go(&words);
+    assert_eq!(started.code, Some(0), "{started:?}");
+    let mut logs = servin.start(&["logs", "-f", "victim"]);
+    logs.wait_for("made");
+    let _ = logs.child.kill();
+    let _ = logs.child.wait();
+}
+
+#[track_caller]
+fn shown(servin: &Servin) -> String {
+    let shown = servin.go(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    shown.text()
+}
+
+#[track_caller]
+fn assert_whole(servin: &Servin, when: &str) {
+    let checked = servin.go(&["system", "check"]);
+    assert_eq!(
+        (checked.code, checked.text().as_str()),
+        (Some(0), "The store is whole.\n"),
+        "{when}: {checked:?}"
+    );
+}
+
+#[test]
+fn whatever_is_killed_while_an_image_is_made_of_a_container_the_image_is_whole_or_none() {
+    let Some(servin) = Servin::new() else { return };
+    let mut moments = Moments::new();
+    victim(&servin);
+    let whole = servin.go(&["commit", "victim", "whole:1"]);
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+    for (round, who) in Who::rounds() {
+        let name = format!("cut:{round}");
+        let mut running = servin.start(&["commit", "victim", &name]);
+        let moment = moments.below(whole.took.mul_f64(1.1));
+        let when = format!("round {round}, {who:?} {moment:?} into commit");
+        std::thread::sleep(moment);
+        who.kill(&servin, &mut running);
+        let outcome = running.finish();
+        println!("{when}: {:?} {}", outcome.code, outcome.stderr.trim_end());
+        let done = outcome.code == Some(0);
+        assert!(done || who == Who::Command || outcome.stderr.starts_with("servin: "), "{when}: {outcome:?}");
+        let made = servin.go(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).text().contains(&name);
+        assert!(made || !done, "{when}: an image that was told of is not there");
+        assert!(!made || done || who == Who::Command, "{when}: an image of a commit that failed");
+        let state = if who == Who::Command { "victim running\n" } else { "victim exited\n" };
+        assert_eq!(shown(&servin), state, "{when}");
+        if made {
+            servin.go(&["save", "-o", "/dev/null", &name]).expect(0, "");
+            assert_eq!(servin.go(&["rmi", &name]).code, Some(0));
+        }
+        assert_eq!(names(&servin.data_root().join("tmp")), [""; 0], "{when}: temporary files");
+        assert_whole(&servin, &when);
+        servin.go(&["start", "victim"]).expect(0, "victim\n");
+    }
+    servin.go(&["run", "--rm", "whole:1", "stat", "-c", "%s", "/big"]).expect(0, "1048576\n");
+    servin.go(&["rm", "-f", "victim"]).expect(0, "victim\n");
+    assert_nothing_lives(&servin, "at the end");
+}
+
+#[test]
+fn whatever_is_killed_while_a_container_is_removed_it_is_there_or_gone() {
+    let Some(servin) = Servin::new() else { return };
+    let mut moments = Moments::new();
+    victim(&servin);
+    let whole = servin.go(&["rm", "-f", "victim"]).took;
+    for (round, who) in Who::rounds() {
+        victim(&servin);
+        let mut running = servin.start(&["rm", "-f", "victim"]);
+        let moment = moments.below(whole.mul_f64(1.1));
+        let when = format!("round {round}, {who:?} {moment:?} into rm");
+        std::thread::sleep(moment);
+        who.kill(&servin, &mut running);
+        let outcome = running.finish();
+        let state = shown(&servin);
+        println!("{when}: {:?}, {state:?} {}", outcome.code, outcome.stderr.trim_end());
+        match state.as_str() {
+            "" => {}
+            "victim running\n" => {
+                assert!(who == Who::Command && !processes(&servin).is_empty(), "{when}: a false running");
+            }
+            "victim exited\n" => assert_ne!(outcome.code, Some(0), "{when}: {outcome:?}"),
+            other => panic!("{when}: {other}"),
+        }
+        if !state.is_empty() {
+            servin.go(&["rm", "-f", "victim"]).expect(0, "victim\n");
+        }
+        assert_nothing_lives(&servin, &when);
+        assert_eq!(names(&servin.data_root().join("containers")), [""; 0], "{when}: a container's files");
+        assert_whole(&servin, &when);
     }
 }
