@@ -38,7 +38,7 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'kill $(jobs -p) 2>/dev/null; exit 143' TERM INT HUP
 status=0
-declare -A titles # by process
+declare -A titles=() # by process
 
 settle() { # waits until one lane is free, and shows what was said there
   local pid code=0

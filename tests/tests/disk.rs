@@ -1,8 +1,10 @@
 //! What a container writes: it outlives stop and start, the monitor's death, and is seen by the verbs about files.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use servin_tests::machine::Servin;
@@ -103,6 +105,55 @@ fn a_full_disk_is_an_error_of_the_program_and_goes_by_deleting() {
     let full = servin.go(&["run", "--rm", "--storage-opt", "size=64m", BASE, "sh", "-c", script]);
     full.expect(0, "more\n");
     assert!(full.stderr.contains("No space left on device"), "{full:?}");
+}
+
+/// A small file system of memory, gone with this.
+struct Small(String);
+
+impl Small {
+    /// `None`, with the reason printed, where this user cannot mount.
+    fn mount(folder: &Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(folder).unwrap();
+        let path = folder.to_str().unwrap().to_owned();
+        let options = format!("size={size},mode=700");
+        let done =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs", &path]).output().unwrap();
+        if !done.status.success() {
+            println!(
+                "skipped: this user cannot mount a file system: {}",
+                String::from_utf8_lossy(&done.stderr).trim()
+            );
+            return None;
+        }
+        Some(Small(path))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l", &self.0]).status();
+    }
+}
+
+#[test]
+fn on_a_full_host_disk_what_is_stored_is_shown_and_can_be_removed() {
+    let Some(servin) = Servin::new() else { return };
+    let folder = servin.folder().join("small");
+    let Some(small) = Small::mount(&folder, "112m") else { return };
+    let go = |args: &[&str]| servin.go(&[&["--data-root", &small.0], args].concat());
+    go(&["run", "--name", "box", "-m", "64m", BASE, "sh", "-c", "echo kept > /file"]).expect(0, "");
+    assert!(folder.join("reserve").exists());
+    let mut filler = fs::File::create(folder.join("filler")).unwrap();
+    while filler.write_all(&[1; 1 << 16]).is_ok() {}
+    while filler.write_all(&[1; 1 << 12]).is_ok() {}
+
+    go(&["ps", "-a", "--filter", "name=box", "--format", "{{.Names}}"]).expect(0, "box\n");
+    go(&["rm", "box"]).expect(0, "box\n");
+    assert!(!folder.join("reserve").exists(), "it was given back");
+    drop(filler);
+    fs::remove_file(folder.join("filler")).unwrap();
+    go(&["run", "--rm", "-m", "64m", BASE, "echo", "hi"]).expect(0, "hi\n");
+    assert!(folder.join("reserve").exists(), "it was made anew");
 }
 
 #[test]

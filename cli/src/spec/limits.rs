@@ -1,6 +1,6 @@
 //! What the flags mean that say what a container may use and do.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
 use servin_engine::container::{LEAST_MEMORY, Request, Ulimit, capability};
@@ -147,10 +147,25 @@ fn added_host(text: &str) -> Result<(String, String), String> {
         return Err("the name is empty, or none".into());
     }
     if address == "host-gateway" {
-        return Err("host-gateway is not built yet: write the address".into());
+        return Ok((name.to_owned(), host_address()?.to_string()));
     }
     let address: IpAddr = address.parse().map_err(|_| format!("\"{address}\" is no IP address"))?;
     Ok((name.to_owned(), address.to_string()))
+}
+
+/// The address that this host has on its way out, by which containers reach what listens on all its addresses. No packet
+/// is sent.
+fn host_address() -> Result<IpAddr, String> {
+    // An address for documentation: any that is not here will do.
+    let ask = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    };
+    match ask() {
+        Ok(address) if !address.ip().is_loopback() => Ok(address.ip()),
+        _ => Err("host-gateway: this host has no address that leads out; write the address".into()),
+    }
 }
 
 fn log_option(log: &mut LogOptions, text: &str) -> Result<(), String> {
@@ -280,7 +295,14 @@ mod tests {
         assert_eq!(added_host("db:10.0.0.1"), pair("db", "10.0.0.1"));
         assert_eq!(added_host("v6:::1"), pair("v6", "::1"));
         assert_eq!(added_host("v6=[fe80::1]"), pair("v6", "fe80::1"));
-        for bad in ["db", "db:", ":1.2.3.4", "a b:1.2.3.4", "db:300.1.1.1", "x:host-gateway"] {
+        match added_host("host.docker.internal:host-gateway") {
+            Ok((name, address)) => {
+                assert_eq!(name, "host.docker.internal");
+                assert!(!address.parse::<IpAddr>().unwrap().is_loopback(), "{address}");
+            }
+            Err(why) => assert!(why.contains("no address that leads out"), "{why}"),
+        }
+        for bad in ["db", "db:", ":1.2.3.4", "a b:1.2.3.4", "db:300.1.1.1"] {
             assert!(added_host(bad).is_err(), "{bad}");
         }
     }

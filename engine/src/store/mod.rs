@@ -21,6 +21,7 @@
 
 mod check;
 mod containers;
+mod reserve;
 mod root;
 mod schema;
 mod scratch;
@@ -58,6 +59,7 @@ impl Store {
     /// A root of another user or of a newer version is refused; file and database errors are passed on.
     pub fn open(root: &Path) -> Result<Self> {
         let root = root::prepare(root)?;
+        reserve::settle(&root);
         let path = root.join("store.db");
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
