@@ -17,6 +17,11 @@ const DATA_MAX: u64 = 9000;
 /// Bytes of the holes of all sparse files at most, which the second reader has in memory.
 const ZEROS_MAX: u64 = 1 << 20;
 
+/// The list of the blocks of a disk that changed since the parent of a snapshot.
+pub fn disk_changes(data: &[u8]) {
+    crate::snapshot::disk::fuzz(data).expect("what was taken can be read");
+}
+
 /// Layers as raw tars: whatever the reader takes becomes a tree, and the tree a file.
 pub fn tar(data: &[u8]) {
     let mut tree = Tree::new();

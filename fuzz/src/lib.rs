@@ -9,7 +9,10 @@ mod guest;
 
 pub use devices::{chain, fs, mmio, net, serial, switch, vsock};
 pub use guest::{access, assist, gic, hvf, proto, vmx, whp};
-pub use servin_engine::fuzz::{archive as image_archive, layers as image_layers, tar as image_tar};
+pub use servin_engine::fuzz::{
+    archive as image_archive, disk_changes, layers as image_layers, tar as image_tar,
+};
+pub use servin_vmm::fuzz_changes as memory_changes;
 
 /// A reader of fuzz input that never runs dry in the middle of a value.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
@@ -76,5 +79,6 @@ mod tests {
         };
     }
 
-    replays!(chain mmio fs serial net switch vsock proto access assist gic hvf vmx whp image_archive image_layers image_tar);
+    replays!(chain mmio fs serial net switch vsock proto access assist gic hvf vmx whp);
+    replays!(image_archive image_layers image_tar memory_changes disk_changes);
 }

@@ -63,6 +63,9 @@ pub use builder::VmBuilder;
 pub use config::Config;
 pub use error::Error;
 pub use event::{ExitReason, VmEvent};
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub use snapshot::fuzz_changes;
 pub use snapshot::{Snapshot, SnapshotId};
 pub use timeline::{Mark, Timeline};
 pub use trace::{Access, Accesses};

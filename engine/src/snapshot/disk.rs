@@ -182,6 +182,37 @@ impl Changes {
     }
 }
 
+/// Any bytes as the list of a disk of 33 blocks and a half: what is taken is read as it says, in pieces and whole. The body of
+/// a fuzz target.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn fuzz(data: &[u8]) -> io::Result<()> {
+    const LENGTH: usize = 33 * BLOCK + BLOCK / 2;
+    let Ok(changes) = state::decode::<Changes>(data) else { return Ok(()) };
+    if !changes.fits(LENGTH as u64) {
+        return Ok(());
+    }
+    let filled = |byte| {
+        let file = File::from(rustix::fs::memfd_create(c"disk", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.write_all_at(&[byte; LENGTH], 0)?;
+        Ok::<_, io::Error>(file)
+    };
+    let mut wanted = [1; LENGTH];
+    for run in &changes.blocks {
+        let first = run.first as usize * BLOCK;
+        let part = wanted.get_mut(first..LENGTH.min(first + run.count as usize * BLOCK));
+        part.ok_or(io::ErrorKind::InvalidData)?.fill(2);
+    }
+    let view = View { base: filled(1)?, length: changes.length, layers: vec![(filled(2)?, changes.blocks)] };
+    for size in [BLOCK, PIECE, LENGTH] {
+        let mut read = [0; LENGTH];
+        for (index, piece) in read.chunks_mut(size).enumerate() {
+            view.read((index * size) as u64, piece)?;
+        }
+        assert!(read == wanted, "in pieces of {size}: {:?}", view.layers);
+    }
+    Ok(())
+}
+
 /// Adds the pieces of a sparse file that are not holes.
 fn data(file: &File, places: &mut BTreeSet<u64>) -> io::Result<()> {
     let mut at = 0;

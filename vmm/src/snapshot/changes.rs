@@ -58,6 +58,35 @@ impl Changes {
     }
 }
 
+/// Whether a page is one of those, which are in order.
+pub(super) fn has(runs: &[Pages], page: u32) -> bool {
+    let after = runs.partition_point(|run| run.first <= page);
+    let run = after.checked_sub(1).and_then(|at| runs.get(at));
+    run.is_some_and(|run| page - run.first < run.count)
+}
+
+/// Any bytes as the list of a snapshot of 64 MiB: one that is taken tells pages of RAM, each once and in order, and is found
+/// in it what it tells. The body of a fuzz target.
+#[cfg(any(test, feature = "testing"))]
+pub fn fuzz(data: &[u8]) {
+    const BYTES: u64 = 64 << 20;
+    let Ok(changes) = servin_devices::state::decode::<Changes>(data) else { return };
+    if changes.check(BYTES).is_err() {
+        return;
+    }
+    let mut told = Vec::new();
+    for run in &changes.pages {
+        told.extend((0..run.count).map(|at| run.first + at));
+    }
+    assert!(told.windows(2).all(|two| two.first() < two.get(1)), "pages out of order: {changes:?}");
+    let all = 0..u32::try_from(BYTES / PAGE).unwrap_or(0);
+    let found: Vec<u32> = all.filter(|page| has(&changes.pages, *page)).collect();
+    assert_eq!(found, told, "{changes:?}");
+    let mut joined = Vec::new();
+    told.iter().for_each(|page| push(&mut joined, *page));
+    assert!(joined.len() <= changes.pages.len() && told.iter().all(|page| has(&joined, *page)));
+}
+
 /// Adds a page behind all others.
 pub(crate) fn push(runs: &mut Vec<Pages>, page: u32) {
     match runs.last_mut() {

@@ -40,14 +40,6 @@ struct Layer {
     pages: Vec<Pages>,
 }
 
-impl Layer {
-    fn has(&self, page: u32) -> bool {
-        let after = self.pages.partition_point(|run| run.first <= page);
-        let run = after.checked_sub(1).and_then(|at| self.pages.get(at));
-        run.is_some_and(|run| page - run.first < run.count)
-    }
-}
-
 impl MemoryFile {
     /// Writes all of `mem`.
     pub(crate) fn write(path: &Path, id: &[u8; 16], mem: &Mem) -> Result<(), Error> {
@@ -89,7 +81,7 @@ impl MemoryFile {
 
     /// What it says of a page.
     fn read(&self, page: u32, bytes: &mut [u8]) -> io::Result<()> {
-        let layer = self.layers.iter().rev().find(|layer| layer.has(page));
+        let layer = self.layers.iter().rev().find(|layer| changes::has(&layer.pages, page));
         read_exact_at(layer.map_or(&self.file, |layer| &layer.file), bytes, place(page))
     }
 }

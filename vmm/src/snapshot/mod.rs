@@ -30,6 +30,8 @@ use crate::memory::{self, Pages};
 
 use changes::Changes;
 pub use changes::SnapshotId;
+#[cfg(any(test, feature = "testing"))]
+pub use changes::fuzz as fuzz_changes;
 pub(crate) use changes::runs;
 use format::Sections;
 pub(crate) use memory_file::MemoryFile;
