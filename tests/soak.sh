@@ -64,7 +64,7 @@ trap 'exit 130' INT TERM
 # What a run may not leave: everything below the data root but the store, the image, the templates and the log of events.
 left() {
   (cd "$SERVIN_DATA_ROOT" && find . -mindepth 1 \
-    \( -path './blobs/*' -o -path './roots/*' -o -path './templates' -o -path './events' -o -name 'store.db*' \) -prune \
+    \( -path './blobs/*' -o -path './roots/*' -o -path './templates' -o -path './events' -o -path './reserve' -o -name 'store.db*' \) -prune \
     -o \( -path './containers/*' -o -path './run/*' -o -path './tmp/*' -o -type f -o -type s \) ! -name .lock -print)
   find "$TMPDIR" -mindepth 1
   # Half a template.
