@@ -61,7 +61,8 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# What a run may not leave: everything below the data root but the store, the image, the templates and the log of events.
+# What a run may not leave: everything below the data root but the store and its reserve, the image, the templates and the log of
+# events.
 left() {
   (cd "$SERVIN_DATA_ROOT" && find . -mindepth 1 \
     \( -path './blobs/*' -o -path './roots/*' -o -path './templates' -o -path './events' -o -path './reserve' -o -name 'store.db*' \) -prune \
