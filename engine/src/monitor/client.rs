@@ -8,7 +8,8 @@ use servin_init::proto::{Exec, HostMessage, Subject, WindowSize};
 use super::link::{Arrived, Link};
 use super::machine::Machine;
 use super::program::Program;
-use super::session::{MAIN, Phase, Record, Session};
+use super::record::Record;
+use super::session::{MAIN, Phase, Session};
 use super::wire::{Ask, Decoder, ExecRequest, Failure, Message, Size, Tell, VERSION};
 use crate::container::{Text, capability};
 

@@ -4,7 +4,8 @@ use servin_init::proto::{HostMessage, Subject};
 
 use super::client::failed;
 use super::machine::Machine;
-use super::session::{Phase, Record, Session};
+use super::record::Record;
+use super::session::{Phase, Session};
 use super::wire::{Seen, Tell};
 use crate::container::{Update, machine_memory};
 

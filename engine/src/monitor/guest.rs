@@ -11,7 +11,8 @@ use servin_init::proto::{
 use super::link::{Arrived, Link};
 use super::machine::Machine;
 use super::program::{Outcome, Program, Stream};
-use super::session::{MAIN, Phase, Record, Session};
+use super::record::Record;
+use super::session::{MAIN, Phase, Session};
 use super::wire::{self, Exit, Failure, Output, Tell};
 
 /// A message of the control connection, or why there is none.

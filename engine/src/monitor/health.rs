@@ -13,7 +13,8 @@ use servin_init::proto::HostMessage;
 
 use super::machine::Machine;
 use super::program::Outcome;
-use super::session::{Phase, Record, Session};
+use super::record::Record;
+use super::session::{Phase, Session};
 use super::wire::ExecRequest;
 use crate::container::{Health, HealthCheck, HealthResult};
 use crate::store::now_ns;

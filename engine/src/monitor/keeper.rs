@@ -1,6 +1,6 @@
 //! What remains of a container outside its machine: the row, the run directory and the events, kept by its monitor.
 
-use super::session::Record;
+use super::record::Record;
 use super::wire::Exit;
 use crate::container::{Config, Health, Request, RootSource, RunDir, Update, remove_container};
 use crate::events::Events;

@@ -13,6 +13,7 @@
 mod client;
 mod confine;
 mod control;
+mod end;
 mod guest;
 mod health;
 mod keeper;
@@ -21,10 +22,12 @@ mod link;
 pub mod log;
 pub(crate) mod machine;
 mod program;
+mod record;
 mod rest;
 mod restore;
 mod saving;
 pub(crate) mod session;
+mod shares;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -33,7 +36,8 @@ pub mod wire;
 
 pub(crate) use client::merge_env;
 pub use keeper::change;
+pub(crate) use launch::MachinePlan;
 pub use launch::{Launch, What};
-pub(crate) use launch::{MachinePlan, Share};
 pub use link::{Arrived, Link};
 pub use restore::Restore;
+pub(crate) use shares::Share;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::health::Checks;
 use super::machine::Machine;
 use super::program::{Outcome, Program};
-use super::session::{MAIN, Phase, Record, Session};
+use super::record::Record;
+use super::session::{MAIN, Phase, Session};
 use super::wire::{Exit, Failure};
 use crate::container::random;
 

@@ -15,7 +15,8 @@ use super::client::failed;
 use super::guest::reason;
 use super::machine::Machine;
 use super::program::Outcome;
-use super::session::{MAIN, Phase, Record, Session};
+use super::record::Record;
+use super::session::{MAIN, Phase, Session};
 use super::wire::{Exit, SnapshotRequest, Tell};
 
 /// How long the guest may take to stand still: longer than its own patience with programs and with us.

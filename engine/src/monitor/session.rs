@@ -24,59 +24,23 @@ use super::link::Link;
 use super::log::Log;
 use super::machine::{Ended, Machine};
 use super::program::{Outcome, Program};
+use super::record::Record;
 use super::rest::Rest;
 use super::saving::Saving;
-use super::wire::{Clocks, Exit, Failure, Tell};
-use crate::container::{Health, HealthCheck, Restart, Update};
+use super::wire::{Clocks, Exit};
+use crate::container::{HealthCheck, Restart, Update};
 use crate::process::Signals;
-use crate::snapshot::{Place, Target};
 
 /// The main program's id.
 pub(super) const MAIN: u32 = 1;
 /// Unsent bytes of a client above which the program it watches is not read.
 const MOST_UNSENT: usize = 256 * 1024;
 /// How long the guest may take to write back and power off.
-const SHUTDOWN: Duration = Duration::from_secs(10);
+pub(super) const SHUTDOWN: Duration = Duration::from_secs(10);
 /// How long a clone may take to its agent's hello before a machine is booted instead.
 const WARM: Duration = Duration::from_secs(20);
 /// How long a killed program may take to be gone before the machine is ended.
 pub(super) const KILL: Duration = Duration::from_secs(5);
-
-/// Remembers what became of the container.
-pub(crate) trait Record {
-    /// The main program runs. Noted, and written by [`Record::settle`]: the program's first byte is not to wait for it.
-    fn started(&mut self);
-    /// Something that was noted is not written yet.
-    fn is_unsettled(&self) -> bool;
-    /// Writes what was noted.
-    fn settle(&mut self);
-    /// It is over and will be started again, for this reason if it was a failure.
-    fn resting(&mut self, exit: &Exit, error: &str);
-    /// It is over, for this reason if it was a failure. All of the container's traces outside its record go now.
-    fn ended(&mut self, exit: &Exit, error: &str);
-    /// Its virtual CPUs were parked, or go on.
-    fn paused(&mut self, paused: bool);
-    /// Its limits were changed.
-    fn updated(&mut self, update: &Update);
-    /// It was checked; it may be another way than before.
-    fn checked(&mut self, health: &Health, changed: bool);
-    /// Begins a snapshot of it, which may build on one of those whose numbers are given.
-    ///
-    /// # Errors
-    /// Why there can be none.
-    fn begin_snapshot(&mut self, target: &Target, known: &[String]) -> Result<(), String>;
-    /// Where and how the machine is to be saved, once a snapshot was begun.
-    fn snapshot(&self) -> Option<Place>;
-    /// The machine was saved: the snapshot is whole.
-    ///
-    /// # Errors
-    /// Why it is not.
-    fn keep_snapshot(&mut self) -> Result<(), String>;
-    /// Leaves nothing of a snapshot that was begun.
-    fn drop_snapshot(&mut self);
-    /// Something happened that is worth telling.
-    fn event(&mut self, action: &str, attributes: &[(&str, &str)]);
-}
 
 /// What the session starts with.
 #[derive(Debug)]
@@ -448,152 +412,6 @@ impl<M: Machine, R: Record> Session<M, R> {
             }
             self.tell_guest(&HostMessage::Signal { id: MAIN, signal });
             self.wake();
-        }
-    }
-
-    /// Ends everything for a reason of our own.
-    pub(super) fn fail(&mut self, code: u8, text: String, hint: Option<&str>) {
-        log::error!("{text}");
-        self.close(Outcome::Failed(Failure { code, text, hint: hint.map(str::to_owned) }));
-        self.finish();
-    }
-
-    /// The main program is over: ends the machine.
-    pub(super) fn close(&mut self, outcome: Outcome) {
-        if self.phase >= Phase::Closing {
-            return;
-        }
-        let ran = self.phase == Phase::Running && matches!(outcome, Outcome::Exited(_));
-        self.rest.ran = self.phase == Phase::Running;
-        self.phase = Phase::Closing;
-        self.stop_at = None;
-        self.clocks.exited = Some(self.microseconds(Instant::now()));
-        self.last = Some(outcome);
-        if ran && self.start.needs_shutdown && self.control.is_some() {
-            self.end_at = Some(Instant::now() + SHUTDOWN);
-            self.tell_guest(&HostMessage::Shutdown);
-        } else {
-            self.finish();
-        }
-    }
-
-    /// The record is written, clients are told, and the machine is ended if it is not off. The machine goes last, because
-    /// taking its memory apart is long work that nobody waits for; first only if it could still write to the host, or has ports
-    /// that whoever hears of the end may want.
-    pub(super) fn finish(&mut self) {
-        if self.phase != Phase::Closing {
-            return;
-        }
-        if self.rests() {
-            return self.rest();
-        }
-        self.phase = Phase::Ended;
-        self.end_at = None;
-        let at_once = self.start.needs_shutdown || self.machine.publishes();
-        if at_once {
-            self.machine.retire();
-        }
-        (self.control, self.listener, self.log) = (None, None, None);
-        self.unnamed.clear();
-        self.read_clocks();
-        self.machine.write_trace(&self.clocks);
-        let outcome = self.outcome();
-        match &outcome {
-            Outcome::Exited(exit) => self.record.ended(exit, ""),
-            Outcome::Failed(failure) => {
-                self.record.ended(&Exit { code: failure.code, oom: false }, &failure.text);
-            }
-        }
-        if self.stopped {
-            self.record.event("stop", &[]);
-        }
-        self.tell_end(&outcome);
-        if !at_once {
-            self.machine.retire();
-        }
-    }
-
-    /// How the program ended.
-    pub(super) fn outcome(&self) -> Outcome {
-        self.last.clone().unwrap_or(Outcome::Exited(Exit { code: 125, oom: false }))
-    }
-
-    fn read_clocks(&mut self) {
-        let boot = self.machine.clocks();
-        self.clocks.warm = self.machine.is_warm();
-        self.clocks.vm_created = boot.vm_created.map(|at| self.microseconds(at));
-        self.clocks.kernel_entered = boot.kernel_entered.map(|at| self.microseconds(at));
-        self.clocks.init_started = boot.init_started.map(|at| self.microseconds(at));
-    }
-
-    /// Tells all clients how it ended.
-    pub(super) fn tell_end(&mut self, outcome: &Outcome) {
-        let tell = match outcome {
-            Outcome::Exited(exit) => Tell::Exited(exit.clone()),
-            Outcome::Failed(failure) => Tell::Failed(failure.clone()),
-        };
-        // Programs beside the main one die with it.
-        let killed = Tell::Exited(Exit { code: 137, oom: false });
-        for client in self.clients.values_mut() {
-            if client.leaving {
-                continue;
-            }
-            if client.watching.is_none_or(|id| id == MAIN) {
-                client.tell(&Tell::Clocks(self.clocks));
-                client.tell(&tell);
-            } else {
-                client.tell(&killed);
-            }
-            client.leaving = true;
-        }
-    }
-
-    /// Brings programs and clients that are over to their end.
-    fn settle(&mut self) {
-        if self.phase < Phase::Closing && self.programs.get(&MAIN).is_some_and(Program::is_over) {
-            let outcome = self.programs.get(&MAIN).and_then(|main| main.outcome.clone());
-            if let Some(outcome) = outcome {
-                self.close(outcome);
-            }
-        }
-        let over: Vec<u32> = self
-            .programs
-            .iter()
-            .filter(|(id, program)| **id != MAIN && program.is_over())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in over {
-            let Some(outcome) = self.programs.remove(&id).and_then(|program| program.outcome) else {
-                continue;
-            };
-            if self.checks.as_ref().and_then(Checks::program) == Some(id) {
-                self.on_checked(&outcome);
-                continue;
-            }
-            if let Outcome::Exited(exit) = &outcome {
-                let (code, id) = (exit.code.to_string(), id.to_string());
-                self.record.event("exec_die", &[("execID", &id), ("exitCode", &code)]);
-            }
-            let tell = match outcome {
-                Outcome::Exited(exit) => Tell::Exited(exit),
-                Outcome::Failed(failure) => Tell::Failed(failure),
-            };
-            for client in self.clients.values_mut().filter(|client| client.watching == Some(id)) {
-                client.tell(&tell);
-                client.leaving = true;
-            }
-        }
-        for client in self.clients.values_mut() {
-            client.link.flush();
-        }
-        let gone: Vec<u64> = self
-            .clients
-            .iter()
-            .filter(|(_, client)| client.link.is_broken() || (client.leaving && client.link.pending() == 0))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            self.drop_client(id);
         }
     }
 

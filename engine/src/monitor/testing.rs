@@ -382,7 +382,7 @@ impl FakeMachine {
 #[derive(Clone, Default)]
 pub(super) struct FakeRecord(pub(super) Arc<Mutex<Vec<String>>>, bool, Option<PathBuf>);
 
-impl super::session::Record for FakeRecord {
+impl super::record::Record for FakeRecord {
     fn started(&mut self) {
         self.1 = true;
     }
