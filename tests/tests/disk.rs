@@ -157,6 +157,25 @@ fn on_a_full_host_disk_what_is_stored_is_shown_and_can_be_removed() {
 }
 
 #[test]
+fn a_program_that_starts_while_a_container_stands_still_for_its_image_waits_for_it() {
+    let Some(servin) = Servin::new() else { return };
+    // More than any pipe on the way holds.
+    let script = "dd if=/dev/urandom of=/big bs=64k count=160 2>/dev/null; echo made; exec sleep 1000000";
+    let mut running = servin.start(&["run", "--name", "box", BASE, "sh", "-c", script]);
+    running.wait_for("made\n");
+    let mut commit = servin.start(&["commit", "box", "of-box:1"]);
+    let mut meanwhile = 0;
+    while commit.child.try_wait().unwrap().is_none() {
+        servin.go(&["exec", "box", "echo", "there"]).expect(0, "there\n");
+        meanwhile += 1;
+    }
+    assert_eq!(commit.finish().code, Some(0));
+    assert!(meanwhile > 0);
+    servin.go(&["run", "--rm", "of-box:1", "stat", "-c", "%s", "/big"]).expect(0, "10485760\n");
+    servin.go(&["rm", "-f", "box"]).expect(0, "box\n");
+}
+
+#[test]
 fn files_go_into_a_running_container_and_out_of_it_and_nowhere_else() {
     let Some(servin) = Servin::new() else { return };
     let folder = servin.folder().join("here");

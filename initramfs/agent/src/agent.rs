@@ -7,6 +7,7 @@ use core::convert::Infallible;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    fs::FlockOperation,
     io::Errno,
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
 };
@@ -54,6 +55,8 @@ pub(crate) struct Agent {
     /// What the network card was set up with.
     network: Option<Network>,
     programs: Vec<Program>,
+    /// Programs that start when the container does not stand still for its files any more.
+    waiting: Vec<Exec>,
     /// A main program was started, whether or not it still runs.
     had_main: bool,
     /// The container stands still: nothing of its programs is looked at.
@@ -90,6 +93,7 @@ impl Agent {
             parked: None,
             network: None,
             programs: Vec::new(),
+            waiting: Vec::new(),
             had_main: false,
             frozen: false,
             joined: false,
@@ -149,6 +153,9 @@ impl Agent {
                 }
             }
             self.finish_programs()?;
+            for exec in core::mem::take(&mut self.waiting) {
+                self.exec(exec)?;
+            }
             if self.control.has_pending() && self.control.flush().is_err() {
                 self.lost_control(Errno::PIPE)?;
             }
@@ -233,11 +240,14 @@ impl Agent {
         match message {
             HostMessage::Configure(configure) => self.configure(&configure),
             HostMessage::Prepare(prepare) => self.make_ready(&prepare),
-            HostMessage::Exec(exec) => self.exec(&exec),
+            HostMessage::Exec(exec) => self.exec(exec),
             HostMessage::Files { id } => self.files(id),
             HostMessage::Signal { id, signal } => {
                 if let Some(program) = self.program(id) {
                     program.signal(signal);
+                } else if let Some(index) = self.waiting.iter().position(|exec| exec.id == id) {
+                    self.waiting.remove(index);
+                    return self.started(id, Err(Refusal::request("it was killed before it was started")));
                 }
                 Ok(())
             }
@@ -335,8 +345,22 @@ impl Agent {
         Ok(())
     }
 
-    fn exec(&mut self, exec: &Exec) -> Result<()> {
-        let started = self.try_exec(exec);
+    /// Starts a program, at once or when the container's files were read. One that is born into a cgroup that stands still
+    /// never comes to its first instruction, and this process waits for that: nothing would carry the file server's answers
+    /// out, and the container would stand still for ever.
+    fn exec(&mut self, exec: Exec) -> Result<()> {
+        let turn = match &self.initramfs {
+            Some(initramfs) if !exec.main => {
+                setup::turn(initramfs.as_fd(), FlockOperation::NonBlockingLockExclusive)
+            }
+            _ => Ok(None),
+        };
+        if matches!(turn, Err(Errno::WOULDBLOCK)) {
+            self.waiting.push(exec);
+            return Ok(());
+        }
+        let started = self.try_exec(&exec);
+        drop(turn);
         self.started(exec.id, started)
     }
 

@@ -6,7 +6,7 @@ use core::ffi::CStr;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd as _, BorrowedFd, OwnedFd},
-    fs::{Mode, OFlags, mkdirat, openat},
+    fs::{FlockOperation, Mode, OFlags, flock, mkdirat, openat},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
@@ -348,6 +348,15 @@ pub(crate) fn freeze(cgroup: BorrowedFd<'_>, frozen: bool) -> Result<()> {
             return Err(Errno::TIMEDOUT).doing("stop the programs");
         }
     }
+}
+
+/// Takes the turn of those who start programs in the container's cgroup, and of the file server while they stand still for
+/// it: never both. It ends with the descriptor; there is none without a cgroup.
+pub(crate) fn turn(initramfs: BorrowedFd<'_>, how: FlockOperation) -> rustix::io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(cgroup) = openat(initramfs, c"cgroup/container", flags, Mode::empty()) else { return Ok(None) };
+    flock(&cgroup, how)?;
+    Ok(Some(cgroup))
 }
 
 /// Waits for this to be so of a descriptor, and not for ever.

@@ -9,7 +9,7 @@ use alloc::{vec, vec::Vec};
 
 use rustix::{
     fd::{AsFd as _, OwnedFd},
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat},
+    fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, openat, statat},
 };
 use servin_init::proto::{ChangeKind, FilesTell};
 
@@ -86,8 +86,9 @@ impl Server {
         if !pause {
             return self.tell_layer();
         }
-        freeze(true)?;
-        let done = self.tell_layer();
+        let _turn =
+            setup::turn(initramfs(), FlockOperation::LockExclusive).doing("wait for programs that start")?;
+        let done = freeze(true).and_then(|()| self.tell_layer());
         // They go on whatever came of it.
         freeze(false).and(done)
     }
