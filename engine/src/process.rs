@@ -1,13 +1,22 @@
-//! The few things about processes that need `unsafe`: forking without exec, and signals as a descriptor.
+//! The few things about processes that need `unsafe`: forking without exec, signals as a descriptor, and freed memory.
 //!
 //! The command line forks its monitor (`crate::monitor`) and, with a terminal, a guard that restores it.
 
-// fork(2), sigprocmask(2), signalfd(2) and close_range(2) have no safe wrapper among our dependencies.
+// fork(2), sigprocmask(2), signalfd(2), close_range(2) and malloc_trim(3) have no safe wrapper among our dependencies.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Gives the pages of freed memory back to the host.
+pub(crate) fn give_memory_back() {
+    // SAFETY: it takes no pointer, and takes the allocator's locks as every allocation does.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
 
 /// Which side of a fork this is.
 #[derive(Debug)]

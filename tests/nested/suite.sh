@@ -101,7 +101,7 @@ export here work target servin root
 
 # ---- what runs, the longest first, so that no lane is left alone with one in the end --------------------------------
 tests/guest/build.sh "$work/programs" || exit 1
-long=(snapshot cli warm disk build shared_network lineage network)
+long=(killed snapshot cli warm disk restored build lineage shared_network network)
 ordered() {
   local program name rank i
   for program in $machines; do

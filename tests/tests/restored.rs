@@ -1,4 +1,4 @@
-//! Restoring what is not plain: terminals, several processors, shared networks, and several at once.
+//! Restoring what is not plain: terminals, shared networks, and several at once.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -77,39 +77,6 @@ fn a_program_on_a_terminal_goes_on_on_another_one_and_knows_its_size() {
     terminal.type_in(b"\x04");
     assert_eq!(running.finish().code, Some(0));
     done(servin.go(&["rm", "box", "again", "later"]));
-}
-
-#[test]
-fn every_processor_goes_on() {
-    let Some(servin) = Servin::new() else { return };
-    // A program on each of the two counts in a file.
-    let script = "count() { i=0; while :; do i=$((i + 1)); echo $i > /dev/shm/$1; sleep 0.02; done; }; \
-                  taskset -p 1 $$ > /dev/null; count a & taskset -p 2 $$ > /dev/null; count b";
-    done(servin.go(&["run", "-d", "--name", "box", "--cpus", "2", "-m", "64m", BASE, "sh", "-c", script]));
-    until(&servin, "box", "test $(cat /dev/shm/a) -gt 3 -a $(cat /dev/shm/b) -gt 3");
-    done(servin.go(&["snapshot", "box", "two"]));
-    done(servin.go(&["restore", "-d", "--name", "again", "two"]));
-    for name in ["box", "again"] {
-        assert_eq!(exec(&servin, name, "nproc; grep -c ^processor /proc/cpuinfo"), "2\n2\n");
-        for file in ["a", "b"] {
-            let script = format!(
-                "c=$(cat /dev/shm/{file}); until [ \"$(cat /dev/shm/{file})\" -gt $((c + 3)) ]; do sleep 0.1; done"
-            );
-            exec(&servin, name, &script);
-        }
-    }
-    // What was restored is saved and restored again.
-    done(servin.go(&["snapshot", "again", "three"]));
-    done(servin.go(&["restore", "-d", "--name", "third", "three"]));
-    assert_eq!(
-        exec(
-            &servin,
-            "third",
-            "taskset -p 1 $$ > /dev/null && nproc && taskset -p 2 $$ > /dev/null && nproc"
-        ),
-        "1\n1\n"
-    );
-    done(servin.go(&["rm", "-f", "box", "again", "third"]));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::link::{Arrived, Link};
 use super::machine::Machine;
 use super::program::{Outcome, Program, Stream};
 use super::record::Record;
-use super::session::{MAIN, Phase, Session};
+use super::session::{MAIN, Phase, QUIET, Session};
 use super::wire::{self, Exit, Failure, Output, Tell};
 
 /// A message of the control connection, or why there is none.
@@ -157,7 +157,9 @@ impl<M: Machine, R: Record> Session<M, R> {
     pub(super) fn main_runs(&mut self) {
         if self.phase == Phase::Preparing {
             self.phase = Phase::Running;
-            self.rest.since = Some(Instant::now());
+            let now = Instant::now();
+            self.rest.since = Some(now);
+            self.quiet_at = Some(now + QUIET);
             self.record.started();
             self.begin_checks();
         }

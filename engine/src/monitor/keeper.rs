@@ -102,6 +102,14 @@ impl Record for Keeper {
         self.untold.push("start");
     }
 
+    fn rest(&mut self) {
+        // What the database has read, and what the start took: the monitor of a container that runs for days needs neither.
+        if let Err(error) = self.store.db().release_memory() {
+            ::log::info!("the database keeps its memory: {error}");
+        }
+        crate::process::give_memory_back();
+    }
+
     fn is_unsettled(&self) -> bool {
         self.unsettled
     }

@@ -36,6 +36,8 @@ pub(crate) trait Record {
     fn keep_snapshot(&mut self) -> Result<(), String>;
     /// Leaves nothing of a snapshot that was begun.
     fn drop_snapshot(&mut self);
+    /// Nothing is expected to happen soon: what was kept for speed can go.
+    fn rest(&mut self);
     /// Something happened that is worth telling.
     fn event(&mut self, action: &str, attributes: &[(&str, &str)]);
 }

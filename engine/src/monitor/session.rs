@@ -41,6 +41,8 @@ pub(super) const SHUTDOWN: Duration = Duration::from_secs(10);
 const WARM: Duration = Duration::from_secs(20);
 /// How long a killed program may take to be gone before the machine is ended.
 pub(super) const KILL: Duration = Duration::from_secs(5);
+/// A program that has run for so long is not one of those that are over before anybody looks.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// What the session starts with.
 #[derive(Debug)]
@@ -142,6 +144,8 @@ pub(crate) struct Session<M, R> {
     pub(super) stop_at: Option<Instant>,
     /// When the machine is ended whatever the guest does.
     pub(super) end_at: Option<Instant>,
+    /// When what the start took can be given back.
+    pub(super) quiet_at: Option<Instant>,
     pub(super) boot_until: Instant,
     /// How often it was started by its policy, and how soon it is the next time.
     pub(super) rest: Rest,
@@ -179,6 +183,7 @@ impl<M: Machine, R: Record> Session<M, R> {
             killed_by: None,
             stop_at: None,
             end_at: None,
+            quiet_at: None,
             boot_until,
             rest: Rest::default(),
             next_program: MAIN + 1,
@@ -311,13 +316,16 @@ impl<M: Machine, R: Record> Session<M, R> {
         let boot = (self.phase < Phase::Preparing).then_some(self.boot_until);
         let check = self.checks.as_ref().filter(|_| self.can_check());
         let saving = self.saving.as_ref().map(|saving| saving.until);
-        [boot, self.stop_at, self.end_at, check.and_then(Checks::deadline), saving]
+        [boot, self.stop_at, self.end_at, self.quiet_at, check.and_then(Checks::deadline), saving]
             .into_iter()
             .flatten()
             .min()
     }
 
     fn on_time(&mut self, now: Instant) {
+        if self.quiet_at.take_if(|at| now >= *at).is_some() {
+            self.record.rest();
+        }
         if self.phase == Phase::Resting {
             if now >= self.boot_until {
                 self.again();

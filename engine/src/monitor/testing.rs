@@ -386,6 +386,7 @@ impl super::record::Record for FakeRecord {
     fn started(&mut self) {
         self.1 = true;
     }
+    fn rest(&mut self) {}
     fn is_unsettled(&self) -> bool {
         self.1
     }
