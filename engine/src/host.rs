@@ -98,6 +98,12 @@ impl Host {
             huge_pages: huge.and_then(|text| chosen(&text)),
         }
     }
+
+    /// Who answers behind `/dev/kvm`, where it is there and this user can open it: a module may be loaded without.
+    #[must_use]
+    pub fn usable(&self) -> Option<Kind> {
+        self.kind.filter(|_| matches!(self.device, Device::Usable))
+    }
 }
 
 /// Who answers behind `/dev/kvm`, from the loaded modules.

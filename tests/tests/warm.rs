@@ -75,7 +75,10 @@ fn templates_are_made_before_anybody_waits_for_them_and_made_anew() {
     servin.go(&["rm", "-f", "box"]);
     servin.go(&["vm", "status", "-q"]).expect(0, "");
     let config = servin.go(&["vm", "config", "--format", "{{.Setting}}={{.Value}}"]);
-    assert!(config.text().contains("\nwarm start=on\n"), "{config:?}");
+    let text = config.text();
+    assert!(text.contains("\nwarm start=on\n") && !text.contains("hypervisor=none"), "{text}");
+    let kernel = text.lines().find_map(|line| line.strip_prefix("kernel=")).unwrap();
+    assert!(std::path::Path::new(kernel).is_file(), "{text}");
 }
 
 #[test]

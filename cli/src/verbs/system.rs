@@ -3,13 +3,14 @@
 use std::io::{self, BufRead, IsTerminal};
 
 use serde_json::json;
+use servin_engine::GUEST_PROTOCOL;
 use servin_engine::container::{Config, remove};
+use servin_engine::host::Host;
 use servin_engine::image::{Image, Images};
 use servin_engine::network::{Networks, UserNetwork};
 use servin_engine::store::{Record, State, Store, check as check_store, disk_usage, now_ns};
 use servin_engine::template::Templates;
 use servin_engine::volume::{Volume, Volumes};
-use servin_engine::{GUEST_PROTOCOL, host};
 
 use super::containers::{config, open};
 use crate::args::Global;
@@ -229,7 +230,7 @@ pub(crate) fn info(global: &Global, format: Option<&str>) -> Result<u8> {
     let kernel = uname.release().to_string_lossy().into_owned();
     let name = uname.nodename().to_string_lossy().into_owned();
     let hypervisor =
-        host::kvm_kind().map_or_else(|| "none".to_owned(), |kind| format!("{kind:?}").to_lowercase());
+        Host::look().usable().map_or_else(|| "none".to_owned(), |kind| format!("{kind:?}").to_lowercase());
     let value = json!({
         "ID": "", "Name": name, "ServerVersion": env!("CARGO_PKG_VERSION"), "GuestProtocol": GUEST_PROTOCOL,
         "Containers": containers.len(),

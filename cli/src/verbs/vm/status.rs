@@ -60,10 +60,12 @@ fn resident(pid: i32) -> Option<u64> {
 pub(super) fn settings(global: &Global, format: &Format) -> Result<u8> {
     let setting =
         |name: &str, value: String, by: &str| json!({ "Setting": name, "Value": value, "ChangedBy": by });
-    let place =
-        |file| Guest::locate(file).map_or_else(|| "not found".to_owned(), |path| path.display().to_string());
+    let place = |file| match Guest::locate(file) {
+        Some(dir) => dir.join(file).display().to_string(),
+        None => "not found".to_owned(),
+    };
     let host = Host::look();
-    let hypervisor = host::kvm_kind().map_or("none", host::Kind::name);
+    let hypervisor = host.usable().map_or("none: \"servin doctor\" says why", host::Kind::name);
     let huge_pages = host.huge_pages.unwrap_or_else(|| "none".into());
     let rows: Vec<Value> = vec![
         setting("hypervisor", hypervisor.to_owned(), "the host"),
