@@ -1,6 +1,6 @@
 # servin. `make help` lists what can be asked for; the work is done by the scripts in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build run guest test lint fuzz-replay bench soak cross-check nested clean
+.PHONY: help build run guest test lint fuzz fuzz-replay bench soak cross-check nested clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -19,6 +19,9 @@ test: ## everything that CI proves, with a summary
 
 lint: ## format, clippy, licenses
 	@scripts/test.sh lint
+
+fuzz: ## every fuzz target for $SECONDS_EACH seconds (60), new inputs kept in fuzz/corpus
+	@scripts/fuzz.sh
 
 fuzz-replay: ## every input in fuzz/corpus through its fuzz target
 	@scripts/test.sh fuzz

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes: scripts/fuzz.sh [TARGET...] [-- LIBFUZZER OPTIONS], each target for SECONDS (default 60) on one core.
+# Fuzzes: scripts/fuzz.sh [TARGET...] [-- LIBFUZZER OPTIONS], each target for $SECONDS_EACH seconds (60) on one core.
 #
 # The sanitizer's coverage needs compiler flags that the stable toolchain takes with RUSTC_BOOTSTRAP=1, so nothing
 # beside the toolchain is installed; cargo fuzz works in this tree as well. New inputs are kept in fuzz/corpus after

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // A plugin for QEMU's TCG that counts how often each block of instructions ran, for scripts/profile.sh.
 //
-//   -plugin file=count.so,out=PATH,marker=ADDRESS
+//   -plugin file=count.so,out=PATH,marker=ADDRESS[,step=ADDRESS...]
 //
 // A block is known by its virtual address, where its first page lies in QEMU's memory (so that host, guest and
 // processes are told apart), and its number of instructions. Whenever ADDRESS is executed, and at the end, everything
-// so far goes to PATH.N, a line for each block: address, place, instructions, times.
+// so far goes to PATH.N, a line for each block: address, place, instructions, times. When a step's ADDRESS is executed
+// for the first time since, everything so far goes to PATH.N.S, S the step's number and N that of the next mark.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,11 +35,12 @@ struct block {
     struct block *next;
 };
 
-enum { BITS = 18 };
+enum { BITS = 18, STEPS = 8 };
 static struct block *table[1 << BITS];
 static const char *out = "profile";
-static uint64_t marker;
-static int dumps;
+static uint64_t marker, steps[STEPS];
+static size_t step_count;
+static int marks, stepped[STEPS];
 
 static struct block *find(uint64_t address, uint64_t place, uint64_t instructions)
 {
@@ -54,10 +56,8 @@ static struct block *find(uint64_t address, uint64_t place, uint64_t instruction
     return *slot = block;
 }
 
-static void dump(void)
+static void dump(const char *path)
 {
-    char path[4096];
-    snprintf(path, sizeof path, "%s.%d", out, dumps++);
     FILE *file = fopen(path, "w");
     if (!file)
         return;
@@ -68,8 +68,26 @@ static void dump(void)
     fclose(file);
 }
 
-static void marked(unsigned cpu, void *data) { dump(); }
-static void ended(qemu_plugin_id_t id, void *data) { dump(); }
+static void mark(void)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s.%d", out, marks++);
+    dump(path);
+    memset(stepped, 0, sizeof stepped);
+}
+
+static void marked(unsigned cpu, void *data) { mark(); }
+static void ended(qemu_plugin_id_t id, void *data) { mark(); }
+
+static void step(unsigned cpu, void *data)
+{
+    size_t number = (size_t)data;
+    if (stepped[number]++)
+        return;
+    char path[4096];
+    snprintf(path, sizeof path, "%s.%d.%zu", out, marks, number);
+    dump(path);
+}
 
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
@@ -79,6 +97,9 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
     qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &block->times, 1);
     if (marker && address == marker)
         qemu_plugin_register_vcpu_tb_exec_cb(tb, marked, QEMU_PLUGIN_CB_NO_REGS, NULL);
+    for (size_t i = 0; i < step_count; i++)
+        if (address == steps[i])
+            qemu_plugin_register_vcpu_tb_exec_cb(tb, step, QEMU_PLUGIN_CB_NO_REGS, (void *)i);
 }
 
 EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv)
@@ -88,6 +109,8 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
             out = strdup(argv[i] + 4);
         if (!strncmp(argv[i], "marker=", 7))
             marker = strtoull(argv[i] + 7, NULL, 0);
+        if (!strncmp(argv[i], "step=", 5) && step_count < STEPS)
+            steps[step_count++] = strtoull(argv[i] + 5, NULL, 0);
     }
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
     qemu_plugin_register_atexit_cb(id, ended, NULL);

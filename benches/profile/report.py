@@ -3,7 +3,8 @@
 
    report.py DIR FIRST SECOND SERVIN SYSTEM-MAP [--top N] [--guest-functions | --servin-functions]
 
-DIR holds count.N and the nested host's kallsyms; SERVIN is the program with its symbols.
+DIR holds count.N, count.N.S and the nested host's kallsyms; FIRST and SECOND are such numbers. SERVIN is the program with its
+symbols.
 """
 import bisect
 import collections
@@ -11,6 +12,19 @@ import re
 import subprocess
 import sys
 
+# What the host's kernel does, by words in its functions' names: the first that fits.
+WORK = [
+    ("returns, as AMD's SRSO has them mitigated", r"^srso_"),
+    ("clearing and copying memory", r"clear_page|copy_page|copy_user|memcpy|memset|copy_mc|_copy_|copyout|copyin"),
+    ("taking down what was mapped", r"unmap|zap_|free_pages|free_unref|release_pages|remove_rmap|tlb_|exit_mm|free_pgt|pte_free|lru_add_drain"),
+    ("faults, mapping, accounting of pages", r"fault|filemap|set_pte|rmap|lruvec|memcg|folio|follow_page|gup|get_user_pages|"
+     r"next_uptodate|pte_|pmd|pud|p4d|pgd|mtree|mas_|vma|vm_normal|_page|pages|compound|node_page_state|rstat|lru|mmap|huge|cgroup"),
+    ("filter of system calls", r"seccomp|bpf|do_jit|bpf_jit"),
+    ("system calls, files, sockets", r"sys_|syscall|entry_SYSCALL|vfs|file|fd|path|link|dentry|d_|inode|namei|ext4|shmem|xas_|"
+     r"sock|unix_|skb|pipe|poll|epoll|security|apparmor|read|write|iov|lookup|strn|open|close|stat|permission"),
+    ("processes and scheduling", r"sched|task|fork|clone|dup_|exec|wake|switch|signal|wait|futex|clock|timer|tick|irq|idle|"
+     r"rcu|rb_|mutex|spin|lock|sem|preempt|exit|enqueue|dequeue|update_|pick_"),
+]
 KERNEL = 0xFFFFFFFF80000000
 MODULES = 0xFFFFFFFFC0000000
 # Where an executable lies when addresses are not randomised.
@@ -93,7 +107,7 @@ def main():
         if KERNEL <= address < MODULES:
             distances[place - address] += times
     (distance, _), = distances.most_common(1)
-    parts, functions = collections.Counter(), collections.Counter()
+    parts, functions, works = collections.Counter(), collections.Counter(), collections.Counter()
     for (address, place, instructions), times in after.items():
         ran = instructions * (times - before.get((address, place, instructions), 0))
         if not ran:
@@ -110,6 +124,8 @@ def main():
         else:
             where = "other programs, the guest's too", hex(address >> 16)
         parts[where[0]] += ran
+        if where[0] == "host: kernel":
+            works[next((work for work, names in WORK if re.search(names, where[1])), "the rest")] += ran
         functions[where] += ran
     if "--guest-functions" in sys.argv:
         names = {name for (part, name) in functions if part == "guest: kernel"}
@@ -118,6 +134,9 @@ def main():
     print(f"{sum(parts.values()) / 1e6:8.2f} million instructions")
     for part, ran in parts.most_common():
         print(f"{ran / 1e6:8.2f}  {part}")
+        if part == "host: kernel":
+            for work, spent in works.most_common():
+                print(f"    {spent / 1e6:8.2f}  {work}")
     print()
     for (part, name), ran in functions.most_common(top):
         print(f"{ran / 1e3:9.1f} thousand  {part:14} {name[:100]}")

@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdout, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -13,6 +15,12 @@ use super::Subject;
 
 /// How long a monitor may take to be gone.
 const GONE_AFTER_SECONDS: i64 = 30;
+
+/// How many containers stand still while memory is read.
+const STANDING: usize = 2;
+
+/// A monitor gives back what its start took a second after its program runs. That is what is asked for, so it is waited for.
+const AT_REST_AFTER: Duration = Duration::from_secs(2);
 
 /// Resident memory of one process, in KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,30 +35,51 @@ pub struct Memory {
     pub file_kib: u64,
     /// Guest memory.
     pub guest_kib: u64,
+    /// Of all of it, guest memory included, what no other process shares: what one more of these costs.
+    pub private_kib: u64,
 }
 
-/// Starts a container that stands still and reads what its processes hold.
+/// Starts two containers that stand still and reads what their processes hold. There are two, so that what containers
+/// share is seen to be shared.
 ///
 /// # Errors
-/// If it cannot be started, or no process of it has a virtual machine open.
+/// If they cannot be started, or a virtual machine is missing.
 pub fn resident(subject: &Subject) -> io::Result<Vec<Memory>> {
-    let mut command = subject.command(&["--rm", "-i"], &["sh", "-c", "echo ready; cat"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let stdin = child.stdin.take();
-    let mut ready = [0; 6];
-    let read = match child.stdout.take() {
-        Some(mut stdout) => stdout.read_exact(&mut ready).map(|()| stdout),
-        None => Err(io::Error::other("no pipe")),
-    };
-    let measured = read.and_then(|stdout| processes(&subject.servin).map(|found| (found, stdout)));
-    drop(stdin);
-    child.wait()?;
+    let mut standing = Vec::new();
+    let started = (0..STANDING).try_for_each(|_| stand(subject).map(|one| standing.push(one)));
+    let measured = started.and_then(|()| {
+        thread::sleep(AT_REST_AFTER);
+        processes(&subject.servin)
+    });
+    for (mut child, stdout) in standing {
+        drop((child.stdin.take(), stdout));
+        child.wait()?;
+    }
     wait_for_monitors(&subject.servin)?;
-    let (found, _) = measured?;
-    if found.iter().any(|memory| memory.process == "monitor") {
+    let found = measured?;
+    let machines = found.iter().filter(|memory| memory.process == "monitor").count();
+    if machines == STANDING {
         Ok(found)
     } else {
-        Err(io::Error::other("no process of servin has a virtual machine open"))
+        Err(io::Error::other(format!("{machines} processes of servin have a virtual machine open, not {STANDING}")))
+    }
+}
+
+/// A container that has said that it runs, and waits for its standard input to end.
+fn stand(subject: &Subject) -> io::Result<(Child, ChildStdout)> {
+    let mut command = subject.command(&["--rm", "-i"], &["sh", "-c", "echo ready; cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let read = match child.stdout.take() {
+        Some(mut stdout) => stdout.read_exact(&mut [0; 6]).map(|()| stdout),
+        None => Err(io::Error::other("no pipe")),
+    };
+    match read {
+        Ok(stdout) => Ok((child, stdout)),
+        Err(error) => {
+            drop(child.stdin.take());
+            child.wait()?;
+            Err(error)
+        }
     }
 }
 
@@ -103,8 +132,14 @@ fn is_machine(link: &Path) -> bool {
 const GUEST_AT_LEAST_KIB: u64 = 100 << 10;
 
 fn parse(maps: &str) -> Memory {
-    let mut memory =
-        Memory { process: String::new(), own_kib: 0, anonymous_kib: 0, file_kib: 0, guest_kib: 0 };
+    let mut memory = Memory {
+        process: String::new(),
+        own_kib: 0,
+        anonymous_kib: 0,
+        file_kib: 0,
+        guest_kib: 0,
+        private_kib: 0,
+    };
     let (mut file, mut size) = (false, 0);
     for line in maps.lines() {
         let mut words = line.split_whitespace();
@@ -121,6 +156,7 @@ fn parse(maps: &str) -> Memory {
                 memory.own_kib += kib;
                 *(if file { &mut memory.file_kib } else { &mut memory.anonymous_kib }) += kib;
             }
+            "Private_Clean:" | "Private_Dirty:" => memory.private_kib += kib,
             _ => {}
         }
     }
@@ -133,14 +169,14 @@ mod tests {
 
     #[test]
     fn guest_memory_is_apart_from_the_monitor_s_own() {
-        let maps = "55d0-55d1 r-xp 00000000 fe:00 1 /usr/bin/servin\nSize: 3000 kB\nRss: 2000 kB\n\
-                    7f00-7f10 rw-s 00000000 00:01 2 \nSize: 524288 kB\nRss: 65536 kB\n\
+        let maps = "55d0-55d1 r-xp 00000000 fe:00 1 /usr/bin/servin\nSize: 3000 kB\nRss: 2000 kB\nPrivate_Clean: 10 kB\n\
+                    7f00-7f10 rw-s 00000000 00:01 2 \nSize: 524288 kB\nRss: 65536 kB\nPrivate_Dirty: 700 kB\n\
                     7f20-7f30 rw-p 00000000 00:00 0 [heap]\nSize: 200 kB\nRss: 100 kB\n\
                     7f40-7f50 rw-p 00000000 00:00 0 \nSize: 65536 kB\nRss: 8 kB\n";
         let memory = parse(maps);
         assert_eq!(
-            (memory.own_kib, memory.anonymous_kib, memory.file_kib, memory.guest_kib),
-            (2108, 108, 2000, 65536)
+            (memory.own_kib, memory.anonymous_kib, memory.file_kib, memory.guest_kib, memory.private_kib),
+            (2108, 108, 2000, 65536, 710)
         );
     }
 }

@@ -114,12 +114,14 @@ pub fn table(report: &Report) -> String {
     }
     for memory in &report.memory {
         text += &format!(
-            "\n{}: {:.2} MiB resident of its own ({:.2} anonymous, {:.2} files), and {:.1} MiB of guest memory\n",
+            "\n{}: {:.2} MiB resident of its own ({:.2} anonymous, {:.2} files), and {:.1} MiB of guest memory; \
+             {:.2} MiB of all that are shared with no other process\n",
             memory.process,
             memory.own_kib as f64 / 1024.0,
             memory.anonymous_kib as f64 / 1024.0,
             memory.file_kib as f64 / 1024.0,
             memory.guest_kib as f64 / 1024.0,
+            memory.private_kib as f64 / 1024.0,
         );
     }
     text
