@@ -17,7 +17,7 @@ use super::Subject;
 const GONE_AFTER_SECONDS: i64 = 30;
 
 /// How many containers stand still while memory is read.
-const STANDING: usize = 2;
+const STANDING: usize = 4;
 
 /// A monitor gives back what its start took a second after its program runs. That is what is asked for, so it is waited for.
 const AT_REST_AFTER: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ pub struct Memory {
     pub private_kib: u64,
 }
 
-/// Starts two containers that stand still and reads what their processes hold. There are two, so that what containers
+/// Starts some containers that stand still and reads what their processes hold. There are several, so that what containers
 /// share is seen to be shared.
 ///
 /// # Errors
