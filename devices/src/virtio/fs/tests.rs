@@ -1,7 +1,7 @@
-//! What every file system must do, asked through the whole device, of both of them (of that in memory, where there is no other).
+//! What every file system must do, asked through the whole device, of all of them (of that in memory, where there is no other).
 
 #[cfg(target_os = "linux")]
-use super::host::{HostFs, Options};
+use super::host::{HostFs, Options, WAYS};
 use super::memfs::MemFs;
 #[cfg(target_os = "linux")]
 use super::readonly::ReadOnly;
@@ -15,8 +15,8 @@ mod locks;
 const RDONLY: u32 = 0;
 const RDWR: u32 = 2;
 
-/// Runs a check on a file system in memory and on a directory of the host, first with room for all descriptors, then
-/// with hardly any; each on the device's own thread too.
+/// Runs a check on a file system in memory and on a directory of the host, held in each way that the host can, first with
+/// room for all descriptors, then with hardly any; each on the device's own thread too.
 fn both(check: impl Fn(&mut Client)) {
     check(&mut Client::new(Box::new(MemFs::new(1 << 24))));
     check(&mut Client::threaded(Box::new(MemFs::new(1 << 24))));
@@ -26,13 +26,15 @@ fn both(check: impl Fn(&mut Client)) {
 
 #[cfg(target_os = "linux")]
 fn on_the_host(check: impl Fn(&mut Client)) {
-    for max_nodes_open in [256, 2] {
+    for share in WAYS {
+        for max_nodes_open in [256, 2] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = Options { max_nodes_open, ..Options::default() };
+            check(&mut Client::new(share(dir.path(), options)));
+        }
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { max_nodes_open, ..Options::default() };
-        check(&mut Client::new(Box::new(HostFs::directory(dir.path(), options).unwrap())));
+        check(&mut Client::threaded(share(dir.path(), Options::default())));
     }
-    let dir = tempfile::tempdir().unwrap();
-    check(&mut Client::threaded(Box::new(HostFs::directory(dir.path(), Options::default()).unwrap())));
 }
 
 #[test]
