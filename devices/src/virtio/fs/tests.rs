@@ -1,15 +1,15 @@
 //! What every file system must do, asked through the whole device, of all of them (of that in memory, where there is no other).
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 use super::host::{HostFs, Options, WAYS};
 use super::memfs::MemFs;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 use super::readonly::ReadOnly;
 use super::testing::{Bytes, Client};
 use super::vfs::{Errno, ROOT};
 use super::wire::op;
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod locks;
 
 const RDONLY: u32 = 0;
@@ -20,11 +20,11 @@ const RDWR: u32 = 2;
 fn both(check: impl Fn(&mut Client)) {
     check(&mut Client::new(Box::new(MemFs::new(1 << 24))));
     check(&mut Client::threaded(Box::new(MemFs::new(1 << 24))));
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     on_the_host(check);
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 fn on_the_host(check: impl Fn(&mut Client)) {
     for share in WAYS {
         for max_nodes_open in [256, 2] {
@@ -229,7 +229,7 @@ fn space_is_reserved_and_data_is_found() {
     });
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 #[test]
 fn a_read_only_share_refuses_every_change() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,12 +5,18 @@
 //! the guest's kernel, and opening one on the host could block or worse. Device nodes cannot be made (but for overlay
 //! whiteouts): on the host they would be real ones.
 //!
-//! What the host's kernel is asked for stands behind `system::System`. Files are held by descriptors (`by_descriptor.rs`).
+//! What the host's kernel is asked for stands behind `system::System`. On Linux files are held by descriptors
+//! (`by_descriptor.rs`); on macOS directories are, and other files by a name below one (`by_name.rs`, which tests run on Linux
+//! too).
 //!
 //! Why not a crate: the kept-up ones are tied to another version of vm-memory, switch credentials with raw system
 //! calls per thread, and keep a descriptor for every file that the guest has ever seen.
 
+#[cfg(target_os = "linux")]
 mod by_descriptor;
+#[cfg(any(target_os = "macos", test))]
+#[cfg_attr(not(target_os = "macos"), allow(unreachable_pub))]
+mod by_name;
 mod convert;
 mod files;
 mod locks;
@@ -36,7 +42,10 @@ use locks::Locks;
 use nodes::{Nodes, SavedNodes};
 use system::{FileId, Found, Result, Stat, System, access, kind};
 
+#[cfg(target_os = "linux")]
 pub use by_descriptor::ByDescriptor as Native;
+#[cfg(target_os = "macos")]
+pub use by_name::ByName as Native;
 
 /// How a directory is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +54,11 @@ pub struct Options {
     pub cache: Cache,
     /// The guest may keep writes for a while; the host does not see them at once.
     pub writeback: bool,
-    /// Descriptors kept for files that the guest knows, at most. More are opened and closed as needed.
+    /// Descriptors kept for files that the guest knows, at most (on macOS twice as many). More are opened and closed as
+    /// needed.
     pub max_nodes_open: usize,
-    /// Files and directories that the guest may have open at once.
+    /// Files and directories that the guest may have open at once (on macOS a directory that is listed takes two
+    /// descriptors).
     pub max_handles: usize,
     /// Owners of locks on a file that the guest may have at once; each takes a descriptor.
     pub max_locks: usize,
@@ -528,7 +539,7 @@ pub(super) type Share = fn(&Path, Options) -> Box<dyn FileSystem>;
 
 /// All of those ways.
 #[cfg(test)]
-pub(super) const WAYS: [Share; 1] = [share::<Native>];
+pub(super) const WAYS: [Share; 2] = [share::<Native>, share::<by_name::ByName>];
 
 #[cfg(test)]
 fn share<S: System>(path: &Path, options: Options) -> Box<dyn FileSystem> {

@@ -1,7 +1,8 @@
 //! The seam between hosts: what a passed-through directory asks of the host's kernel.
 //!
 //! What differs most is how a file is held that the guest knows and nobody has open ([`System::Anchor`]): Linux has
-//! descriptors that need no permission (`by_descriptor.rs`). Everything above is the same code. Flags and errors are Linux's, for they are the guest's.
+//! descriptors that need no permission (`by_descriptor.rs`); elsewhere there are the descriptors of directories, and names below
+//! them (`by_name.rs`). Everything above is the same code. Flags and errors are Linux's, for they are the guest's.
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;

@@ -12,8 +12,12 @@ const RDWR: u32 = 2;
 /// Each of these is asked of every way in which this host can hold files.
 macro_rules! tests {
     ($($test:ident)*) => {
+        #[cfg(target_os = "linux")]
         mod held_by_descriptor {
             $(#[test] fn $test() { super::$test::<super::super::by_descriptor::ByDescriptor>(); })*
+        }
+        mod held_by_name {
+            $(#[test] fn $test() { super::$test::<super::super::by_name::ByName>(); })*
         }
     };
 }
