@@ -1,6 +1,9 @@
 //! The errors of a Linux file system by their Linux numbers, for hosts that have others: they are what the guest is told
 //! (`include/uapi/asm-generic/errno.h`).
 
+#[cfg(any(test, target_os = "macos"))]
+mod macos;
+
 /// An error of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
@@ -39,6 +42,7 @@ numbers! {
     INVAL = 22, "invalid argument";
     NFILE = 23, "too many open files in the system";
     MFILE = 24, "too many open files";
+    NOTTY = 25, "not a terminal";
     FBIG = 27, "file too large";
     NOSPC = 28, "no space left";
     ROFS = 30, "read-only file system";
@@ -104,6 +108,7 @@ mod tests {
             (Errno::INVAL, Linux::INVAL),
             (Errno::NFILE, Linux::NFILE),
             (Errno::MFILE, Linux::MFILE),
+            (Errno::NOTTY, Linux::NOTTY),
             (Errno::FBIG, Linux::FBIG),
             (Errno::NOSPC, Linux::NOSPC),
             (Errno::ROFS, Linux::ROFS),

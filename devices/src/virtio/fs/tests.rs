@@ -1,38 +1,40 @@
-//! What every file system must do, asked through the whole device, of both of them (of that in memory, where there is no other).
+//! What every file system must do, asked through the whole device, of all of them (of that in memory, where there is no other).
 
-#[cfg(target_os = "linux")]
-use super::host::{HostFs, Options};
+#[cfg(unix)]
+use super::host::{HostFs, Options, WAYS};
 use super::memfs::MemFs;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 use super::readonly::ReadOnly;
 use super::testing::{Bytes, Client};
 use super::vfs::{Errno, ROOT};
 use super::wire::op;
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod locks;
 
 const RDONLY: u32 = 0;
 const RDWR: u32 = 2;
 
-/// Runs a check on a file system in memory and on a directory of the host, first with room for all descriptors, then
-/// with hardly any; each on the device's own thread too.
+/// Runs a check on a file system in memory and on a directory of the host, held in each way that the host can, first with
+/// room for all descriptors, then with hardly any; each on the device's own thread too.
 fn both(check: impl Fn(&mut Client)) {
     check(&mut Client::new(Box::new(MemFs::new(1 << 24))));
     check(&mut Client::threaded(Box::new(MemFs::new(1 << 24))));
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     on_the_host(check);
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 fn on_the_host(check: impl Fn(&mut Client)) {
-    for max_nodes_open in [256, 2] {
+    for share in WAYS {
+        for max_nodes_open in [256, 2] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = Options { max_nodes_open, ..Options::default() };
+            check(&mut Client::new(share(dir.path(), options)));
+        }
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { max_nodes_open, ..Options::default() };
-        check(&mut Client::new(Box::new(HostFs::directory(dir.path(), options).unwrap())));
+        check(&mut Client::threaded(share(dir.path(), Options::default())));
     }
-    let dir = tempfile::tempdir().unwrap();
-    check(&mut Client::threaded(Box::new(HostFs::directory(dir.path(), Options::default()).unwrap())));
 }
 
 #[test]
@@ -227,7 +229,7 @@ fn space_is_reserved_and_data_is_found() {
     });
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 #[test]
 fn a_read_only_share_refuses_every_change() {
     let dir = tempfile::tempdir().unwrap();

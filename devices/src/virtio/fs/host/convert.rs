@@ -1,47 +1,30 @@
 //! From the host's terms to the guest's and back: attributes, owners, times, flags, extended attributes.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use rustix::fs::{FileType, SeekFrom, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, OFlags, StatVfs, Statx, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
-    XattrFlags,
-};
-
-use super::super::vfs::{Attr, Errno, NAME_MAX, SetAttr, StatFs, Time};
+use super::super::vfs::{Attr, Errno, Seek, SetAttr, Time};
 use super::Owners;
-
-type Result<T> = std::result::Result<T, Errno>;
+use super::system::{Result, Stat, access, kind};
 
 /// Whom a squashed owner is shown as: nobody.
 const NOBODY: u32 = 65_534;
 
-pub(super) fn attr(stat: &Statx, owners: Owners, submount: bool) -> Attr {
-    let time = |time: &rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
+/// The longest value of an extended attribute, or list of their names (`XATTR_SIZE_MAX`).
+pub(super) const XATTR_MAX: usize = 64 * 1024;
+
+pub(super) fn attr(stat: &Stat, owners: Owners, submount: bool) -> Attr {
+    let attr = stat.attr;
     let (uid, gid) = match owners {
-        Owners::Kept => (stat.stx_uid, stat.stx_gid),
+        Owners::Kept => (attr.uid, attr.gid),
         Owners::Squashed { uid, gid } => {
-            (if stat.stx_uid == uid { 0 } else { NOBODY }, if stat.stx_gid == gid { 0 } else { NOBODY })
+            (if attr.uid == uid { 0 } else { NOBODY }, if attr.gid == gid { 0 } else { NOBODY })
         }
     };
-    Attr {
-        ino: stat.stx_ino,
-        size: stat.stx_size,
-        blocks: stat.stx_blocks,
-        atime: time(&stat.stx_atime),
-        mtime: time(&stat.stx_mtime),
-        ctime: time(&stat.stx_ctime),
-        mode: stat.stx_mode.into(),
-        nlink: stat.stx_nlink,
-        uid,
-        gid,
-        rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
-        blksize: stat.stx_blksize,
-        submount: submount && FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory,
-    }
+    Attr { uid, gid, submount: submount && kind::of(attr.mode) == kind::DIRECTORY, ..attr }
 }
 
 /// The 32-bit form of a device number (`new_encode_dev`).
-fn encode_dev(major: u32, minor: u32) -> u32 {
+pub(super) fn encode_dev(major: u32, minor: u32) -> u32 {
     minor & 0xff | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
 }
 
@@ -55,14 +38,6 @@ pub(super) fn owners_to_host(owners: Owners, change: &SetAttr) -> Result<(Option
         }
         Owners::Squashed { .. } => Err(Errno::PERM),
     }
-}
-
-pub(super) fn chown(fd: &OwnedFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
-    if uid.is_none() && gid.is_none() {
-        return Ok(());
-    }
-    let id = |id: Option<u32>| id.filter(|&id| id != u32::MAX);
-    rustix::fs::chownat(fd, c"", id(uid).map(Uid::from_raw), id(gid).map(Gid::from_raw), AtFlags::EMPTY_PATH)
 }
 
 pub(super) fn timestamps(change: &SetAttr) -> Result<Timestamps> {
@@ -79,81 +54,53 @@ pub(super) fn timestamps(change: &SetAttr) -> Result<Timestamps> {
 
 /// The flags of an open that matter on the host. O_DIRECT does not: the guest's buffers may be aligned otherwise than
 /// the host's disk wants. With writeback the guest reads files that it writes, and keeps the end of the file itself.
-pub(super) fn open_flags(flags: u32, writeback: bool) -> OFlags {
-    let kept = OFlags::RDWR | OFlags::WRONLY | OFlags::APPEND | OFlags::TRUNC | OFlags::SYNC | OFlags::DSYNC;
-    let mut flags = OFlags::from_bits_retain(flags) & kept;
+pub(super) fn open_flags(flags: u32, writeback: bool) -> u32 {
+    use access::{APPEND, DSYNC, RDWR, SYNC, TRUNC, WRONLY};
+    let mut flags = flags & (RDWR | WRONLY | APPEND | TRUNC | SYNC | DSYNC);
     if writeback {
-        flags.remove(OFlags::APPEND);
-        if flags.contains(OFlags::WRONLY) {
-            flags.remove(OFlags::WRONLY);
-            flags.insert(OFlags::RDWR);
+        flags &= !APPEND;
+        if flags & WRONLY != 0 {
+            flags = flags & !WRONLY | RDWR;
         }
     }
     flags
 }
 
-pub(super) fn statfs(stat: &StatVfs) -> StatFs {
-    let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    StatFs {
-        blocks: stat.f_blocks,
-        blocks_free: stat.f_bfree,
-        blocks_available: stat.f_bavail,
-        files: stat.f_files,
-        files_free: stat.f_ffree,
-        block_size: small(stat.f_bsize),
-        name_max: small(stat.f_namemax).min(NAME_MAX as u32),
-        fragment_size: small(stat.f_frsize),
+pub(super) fn seek_from(offset: u64, seek: Seek) -> SeekFrom {
+    match seek {
+        Seek::Data => SeekFrom::Data(offset),
+        Seek::Hole => SeekFrom::Hole(offset),
+    }
+}
+
+/// Whether an entry is in a listing of a share; with `only`, no other one but `.` and `..` is.
+pub(super) fn is_listed(name: &[u8], only: Option<&[u8]>) -> bool {
+    only.is_none_or(|only| name == only || name == b"." || name == b"..")
+}
+
+/// A file type as `d_type` has it; 0 where the host does not know.
+pub(super) fn entry_kind(kind: FileType) -> u32 {
+    match kind {
+        FileType::Fifo => 1,
+        FileType::CharacterDevice => 2,
+        FileType::Directory => 4,
+        FileType::BlockDevice => 6,
+        FileType::RegularFile => 8,
+        FileType::Symlink => 10,
+        FileType::Socket => 12,
+        FileType::Unknown => 0,
     }
 }
 
 /// The attributes that pass: those of users, and file capabilities. The host's own (`trusted`, labels) do not.
-fn passes(name: &[u8]) -> bool {
-    name.starts_with(b"user.") || name == b"security.capability"
+pub(super) fn check_xattr(name: &[u8]) -> Result<()> {
+    if name.starts_with(b"user.") || name == b"security.capability" { Ok(()) } else { Err(Errno::OPNOTSUPP) }
 }
 
-/// Extended attributes are reached by the descriptor's link in /proc, which works for `O_PATH` ones. There are none on
-/// links and special files.
-fn path(fd: &OwnedFd) -> Result<String> {
-    match FileType::from_raw_mode(super::nodes::stat(fd)?.stx_mode.into()) {
-        FileType::RegularFile | FileType::Directory => Ok(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-        _ => Err(Errno::OPNOTSUPP),
-    }
-}
-
-/// The longest value or list of names (`XATTR_SIZE_MAX`).
-const XATTR_MAX: usize = 64 * 1024;
-
-pub(super) fn getxattr(fd: &OwnedFd, name: &[u8]) -> Result<Vec<u8>> {
-    if !passes(name) {
-        return Err(Errno::OPNOTSUPP);
-    }
-    let mut value = vec![0; XATTR_MAX];
-    let len = rustix::fs::getxattr(path(fd)?, name, value.as_mut_slice())?;
-    value.truncate(len);
-    Ok(value)
-}
-
-pub(super) fn listxattr(fd: &OwnedFd) -> Result<Vec<u8>> {
-    let mut names = vec![0; XATTR_MAX];
-    let len = rustix::fs::listxattr(path(fd)?, names.as_mut_slice())?;
-    names.truncate(len);
+/// Those of a list of names, each ended by NUL, that pass.
+pub(super) fn passing_xattrs(names: &[u8]) -> Vec<u8> {
     let kept = names
         .split_inclusive(|&byte| byte == 0)
-        .filter(|name| passes(name.strip_suffix(&[0]).unwrap_or(name)));
-    Ok(kept.flatten().copied().collect())
-}
-
-pub(super) fn setxattr(fd: &OwnedFd, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-    if !passes(name) {
-        return Err(Errno::OPNOTSUPP);
-    }
-    let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-    rustix::fs::setxattr(path(fd)?, name, value, flags)
-}
-
-pub(super) fn removexattr(fd: &OwnedFd, name: &[u8]) -> Result<()> {
-    if !passes(name) {
-        return Err(Errno::OPNOTSUPP);
-    }
-    rustix::fs::removexattr(path(fd)?, name)
+        .filter(|name| check_xattr(name.strip_suffix(&[0]).unwrap_or(name)).is_ok());
+    kept.flatten().copied().collect()
 }

@@ -4,27 +4,31 @@
 //! splits is decided by the host's kernel. `flock(2)` locks: on the description of the open file itself. Nothing waits.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::FlockOperation;
 
 use super::super::locks::Table;
 use super::super::vfs::{Errno, Handle, LAST_BYTE, Lock, LockKind, LockOwner, NodeId};
-use super::HostFs;
+use super::Passthrough;
+use super::files::Kind;
+use super::system::{Result, System, access};
 use crate::lock;
 
-type Result<T> = std::result::Result<T, Errno>;
+/// Open for reading alone.
+const RDONLY: u32 = 0;
 
 /// A description that carries the locks of one owner on one file.
 #[derive(Debug)]
 struct Description {
     fd: OwnedFd,
-    access: OFlags,
+    /// What it may be locked for, of [`access`].
+    access: u32,
 }
 
 impl Description {
     fn carries(&self, kind: LockKind) -> bool {
-        self.access == OFlags::RDWR || (self.access == OFlags::WRONLY) == (kind == LockKind::Exclusive)
+        self.access == access::RDWR || (self.access == access::WRONLY) == (kind == LockKind::Exclusive)
     }
 }
 
@@ -55,7 +59,7 @@ impl Locks {
     }
 }
 
-impl HostFs {
+impl<S: System> Passthrough<S> {
     /// A lock that is in the way of `wish`, as `fcntl(F_GETLK)` tells it.
     pub(super) fn find_lock(&self, handle: Handle, owner: LockOwner, wish: &Lock) -> Result<Option<Lock>> {
         let open = self.files.file(handle)?;
@@ -76,9 +80,9 @@ impl HostFs {
     pub(super) fn take_lock(&mut self, handle: Handle, owner: LockOwner, wish: &Lock) -> Result<()> {
         let open = self.files.file(handle)?;
         let node = open.node;
-        let access = open.flags & (OFlags::WRONLY | OFlags::RDWR);
+        let access = access::mode(open.flags);
         // As the guest's kernel checks it: one cannot keep others away from what one may not do oneself.
-        let refused = if wish.kind == LockKind::Exclusive { OFlags::RDONLY } else { OFlags::WRONLY };
+        let refused = if wish.kind == LockKind::Exclusive { RDONLY } else { access::WRONLY };
         if access == refused {
             return Err(Errno::BADF);
         }
@@ -91,7 +95,7 @@ impl HostFs {
             own => {
                 // A second description for an owner that has locks: it takes those over, which works while they are shared
                 // ones, and the first goes when it has them.
-                let wanted = if own.is_some() { OFlags::RDWR } else { access };
+                let wanted = if own.is_some() { access::RDWR } else { access };
                 let new = self.open_description(handle, wanted)?;
                 if !new.carries(wish.kind) {
                     return Err(Errno::NOLCK);
@@ -118,13 +122,17 @@ impl HostFs {
         taken
     }
 
-    fn open_description(&self, handle: Handle, access: OFlags) -> Result<Description> {
+    fn open_description(&mut self, handle: Handle, access: u32) -> Result<Description> {
         let open = self.files.file(handle)?;
-        let fd = self.open_descriptor(&open.fd, access | OFlags::NONBLOCK).map_err(|errno| match errno {
-            Errno::MFILE | Errno::NFILE => errno,
-            // Its permissions have changed since it was opened.
-            _ => Errno::NOLCK,
-        })?;
+        let node = open.node;
+        let again = self.system.again(&open.fd, access);
+        let fd = again.unwrap_or_else(|| self.contents(node, Kind::File, access)).map_err(
+            |errno| match errno {
+                Errno::MFILE | Errno::NFILE => errno,
+                // Its permissions have changed since it was opened, or its name is gone where that matters.
+                _ => Errno::NOLCK,
+            },
+        )?;
         Ok(Description { fd, access })
     }
 
@@ -144,7 +152,7 @@ impl HostFs {
     pub(super) fn take_flock(&mut self, handle: Handle, kind: Option<LockKind>) -> Result<()> {
         let open = self.files.file(handle)?;
         let node = open.node;
-        flock(open.fd.as_fd(), kind)?;
+        S::flock(&open.fd, operation(kind))?;
         self.locks.table.set_flock(node, handle, kind);
         Ok(())
     }
@@ -173,15 +181,12 @@ impl HostFs {
     }
 }
 
-fn flock(fd: BorrowedFd<'_>, kind: Option<LockKind>) -> Result<()> {
-    rustix::fs::flock(
-        fd,
-        match kind {
-            None => FlockOperation::NonBlockingUnlock,
-            Some(LockKind::Shared) => FlockOperation::NonBlockingLockShared,
-            Some(LockKind::Exclusive) => FlockOperation::NonBlockingLockExclusive,
-        },
-    )
+fn operation(kind: Option<LockKind>) -> FlockOperation {
+    match kind {
+        None => FlockOperation::NonBlockingUnlock,
+        Some(LockKind::Shared) => FlockOperation::NonBlockingLockShared,
+        Some(LockKind::Exclusive) => FlockOperation::NonBlockingLockExclusive,
+    }
 }
 
 fn range(lock: &Lock) -> lock::Range {

@@ -1,25 +1,33 @@
 //! A directory of the host, passed through.
 //!
 //! The guest never leaves it: every step is one name below a directory descriptor, without following links; `..`
-//! and slashes are no names. Contents are opened through `/proc/self/fd` from a descriptor that is known already,
-//! and only of regular files and directories: pipes, sockets and devices live in the guest's kernel, and opening one
-//! on the host could block or worse. Device nodes cannot be made (but for overlay whiteouts): on the host they would
-//! be real ones.
+//! and slashes are no names. Contents are opened only of regular files and directories: pipes, sockets and devices live in
+//! the guest's kernel, and opening one on the host could block or worse. Device nodes cannot be made (but for overlay
+//! whiteouts): on the host they would be real ones.
+//!
+//! What the host's kernel is asked for stands behind `system::System`. On Linux files are held by descriptors
+//! (`by_descriptor.rs`); on macOS directories are, and other files by a name below one (`by_name.rs`, which tests run on Linux
+//! too).
 //!
 //! Why not a crate: the kept-up ones are tied to another version of vm-memory, switch credentials with raw system
 //! calls per thread, and keep a descriptor for every file that the guest has ever seen.
 
+#[cfg(target_os = "linux")]
+mod by_descriptor;
+#[cfg(any(target_os = "macos", test))]
+#[cfg_attr(not(target_os = "macos"), allow(unreachable_pub))]
+mod by_name;
 mod convert;
 mod files;
 mod locks;
 mod nodes;
+mod system;
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
 use serde::{Deserialize, Serialize};
 
 use super::locks::MAX_OWNERS;
@@ -31,9 +39,13 @@ use crate::state::{self, State, StateError};
 use crate::virtio::{Reader, Writer};
 use files::{Files, Kind};
 use locks::Locks;
-use nodes::{FileId, Found, Nodes, SavedNodes, find};
+use nodes::{Nodes, SavedNodes};
+use system::{FileId, Found, Result, Stat, System, access, kind};
 
-type Result<T> = std::result::Result<T, Errno>;
+#[cfg(target_os = "linux")]
+pub use by_descriptor::ByDescriptor as Native;
+#[cfg(target_os = "macos")]
+pub use by_name::ByName as Native;
 
 /// How a directory is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +54,11 @@ pub struct Options {
     pub cache: Cache,
     /// The guest may keep writes for a while; the host does not see them at once.
     pub writeback: bool,
-    /// Descriptors kept for files that the guest knows, at most. More are opened and closed as needed.
+    /// Descriptors kept for files that the guest knows, at most (on macOS twice as many). More are opened and closed as
+    /// needed.
     pub max_nodes_open: usize,
-    /// Files and directories that the guest may have open at once.
+    /// Files and directories that the guest may have open at once (on macOS a directory that is listed takes two
+    /// descriptors).
     pub max_handles: usize,
     /// Owners of locks on a file that the guest may have at once; each takes a descriptor.
     pub max_locks: usize,
@@ -61,6 +75,9 @@ impl Default for Options {
         }
     }
 }
+
+/// `RENAME_EXCHANGE` of Linux.
+const RENAME_EXCHANGE: u32 = 2;
 
 /// A share cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,21 +96,23 @@ enum Owners {
     Squashed { uid: u32, gid: u32 },
 }
 
+/// A directory of this host, passed through.
+pub type HostFs = Passthrough<Native>;
+
 /// See the module's description.
 #[derive(Debug)]
-pub struct HostFs {
-    nodes: Nodes,
-    files: Files,
+pub struct Passthrough<S: System> {
+    system: S,
+    nodes: Nodes<S>,
+    files: Files<S>,
     locks: Locks,
-    /// `/proc/self/fd`.
-    descriptors: OwnedFd,
     owners: Owners,
     /// The only entry of the root, if one file is shared.
     only: Option<Vec<u8>>,
     options: Options,
 }
 
-impl HostFs {
+impl<S: System> Passthrough<S> {
     /// Shares the directory at `path`.
     ///
     /// # Errors
@@ -119,9 +138,7 @@ impl HostFs {
 
     fn open(path: &Path, only: Option<Vec<u8>>, options: Options) -> std::result::Result<Self, OpenError> {
         let opened = (|| {
-            let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let root = rustix::fs::open(path, dir, Mode::empty())?;
-            let descriptors = rustix::fs::open(c"/proc/self/fd", dir, Mode::empty())?;
+            let (system, root) = (S::new()?, S::root(path)?);
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             let owners = if uid.is_root() {
                 Owners::Kept
@@ -130,7 +147,7 @@ impl HostFs {
             };
             let nodes = Nodes::new(root, options.max_nodes_open)?;
             let (files, locks) = (Files::new(options.max_handles), Locks::default());
-            Ok(Self { nodes, files, locks, descriptors, owners, only, options })
+            Ok(Self { system, nodes, files, locks, owners, only, options })
         })();
         opened.map_err(|errno: Errno| OpenError { path: path.display().to_string(), source: errno.into() })
     }
@@ -148,87 +165,90 @@ impl HostFs {
         if self.only.is_some() && parent == ROOT { Err(Errno::BUSY) } else { Ok(()) }
     }
 
-    fn attr(&self, node: NodeId, stat: &Statx) -> Attr {
+    fn attr(&self, node: NodeId, stat: &Stat) -> Attr {
         convert::attr(stat, self.owners, self.nodes.is_submount(node))
     }
 
-    fn enter(&mut self, parent: NodeId, name: Name<'_>) -> Result<(Entry, Found)> {
-        let dir = self.nodes.fd(parent)?;
-        let found = find(&*dir, name.bytes())?;
+    fn enter(&mut self, parent: NodeId, name: Name<'_>) -> Result<Entry> {
+        let dir = self.nodes.anchor(parent)?;
+        let found = S::find(&dir, name.bytes())?;
         let node = self.nodes.enter(parent, name, &found)?;
-        Ok((Entry { node, attr: self.attr(node, &found.stat) }, found))
+        Ok(Entry { node, attr: self.attr(node, &found.stat) })
     }
 
-    /// Opens what a node names, for its contents. Only regular files and directories.
-    fn reopen(&mut self, node: NodeId, flags: OFlags) -> Result<OwnedFd> {
-        let fd = self.nodes.fd(node)?;
-        let kind = FileType::from_raw_mode(nodes::stat(&*fd)?.stx_mode.into());
-        match kind {
-            FileType::Directory if !flags.contains(OFlags::DIRECTORY) => return Err(Errno::ISDIR),
-            FileType::RegularFile | FileType::Directory => {}
-            FileType::Symlink => return Err(Errno::LOOP),
+    /// Opens what a node names, for its contents. Only regular files and directories; `flags` are for files.
+    fn contents(&mut self, node: NodeId, wanted: Kind, flags: u32) -> Result<OwnedFd> {
+        let anchor = self.nodes.anchor(node)?;
+        match kind::of(S::stat(&anchor)?.attr.mode) {
+            kind::DIRECTORY if wanted == Kind::File => return Err(Errno::ISDIR),
+            kind::FILE | kind::DIRECTORY => {}
+            kind::LINK => return Err(Errno::LOOP),
             _ => return Err(Errno::NXIO),
         }
-        self.open_descriptor(&fd, flags)
-    }
-
-    fn open_descriptor(&self, fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-        rustix::fs::openat(&self.descriptors, fd.as_raw_fd().to_string(), flags, Mode::empty())
+        match wanted {
+            Kind::File => self.system.open(&anchor, flags),
+            Kind::Directory => self.system.open_directory(&anchor),
+        }
     }
 
     /// Gives a node that was just made its owner and, if the host's umask took bits, its mode; then enters it.
     fn adopt(&mut self, parent: NodeId, name: Name<'_>, caller: Caller, mode: Option<u32>) -> Result<Entry> {
-        let dir = self.nodes.fd(parent)?;
-        let found = find(&*dir, name.bytes())?;
-        if self.owners == Owners::Kept {
-            convert::chown(&found.fd, Some(caller.uid), inherited_group(&dir, caller)?)?;
-        }
-        let made = u32::from(found.stat.stx_mode) & 0o7777;
+        let dir = self.nodes.anchor(parent)?;
+        let found = S::find(&dir, name.bytes())?;
+        self.give_owners(&dir, &found, caller)?;
+        let made = found.stat.attr.mode & 0o7777;
         if let Some(mode) = mode.map(|mode| mode & 0o7777 | made & 0o2000)
             && mode != made
         {
-            self.chmod(&found.fd, mode)?;
+            self.system.chmod(&found.anchor, mode)?;
         }
-        Ok(self.enter(parent, name)?.0)
+        self.enter(parent, name)
     }
 
-    fn chmod(&self, fd: &OwnedFd, mode: u32) -> Result<()> {
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        rustix::fs::chmodat(&self.descriptors, fd.as_raw_fd().to_string(), mode, AtFlags::empty())
+    /// Gives what was just made in a directory the owners that it has on Linux. A set-group-ID directory gives its group to
+    /// what is made in it.
+    fn give_owners(&self, dir: &S::Anchor, made: &Found<S>, caller: Caller) -> Result<()> {
+        let inherits = || -> Result<bool> { Ok(S::stat(dir)?.attr.mode & 0o2000 != 0) };
+        match self.owners {
+            Owners::Kept => {
+                let group = if inherits()? { None } else { Some(caller.gid) };
+                chown::<S>(&made.anchor, Some(caller.uid), group)
+            }
+            Owners::Squashed { gid, .. } => {
+                if S::DIRECTORY_GIVES_GROUP && made.stat.attr.gid != gid && !inherits()? {
+                    // So that the guest sees its own group. It is the file's owner also where this cannot be had.
+                    let _ = S::chown(&made.anchor, None, Some(gid));
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Looks at an entry that is about to lose its name, and keeps its node usable.
-    fn before_removal(&mut self, parent: NodeId, name: Name<'_>) -> Result<(Arc<OwnedFd>, FileId)> {
+    fn before_removal(&mut self, parent: NodeId, name: Name<'_>) -> Result<(Arc<S::Anchor>, FileId)> {
         self.visible(parent, name)?;
         self.changeable(parent)?;
-        let dir = self.nodes.fd(parent)?;
-        let found = find(&*dir, name.bytes())?;
+        let dir = self.nodes.anchor(parent)?;
+        let found = S::find(&dir, name.bytes())?;
         self.nodes.pin(&found);
-        Ok((dir, FileId::of(&found.stat)))
-    }
-
-    fn remove(&mut self, parent: NodeId, name: Name<'_>, flags: AtFlags) -> Result<()> {
-        let (dir, id) = self.before_removal(parent, name)?;
-        rustix::fs::unlinkat(&*dir, name.bytes(), flags)?;
-        self.nodes.unlinked(id, parent, name);
-        Ok(())
+        Ok((dir, found.stat.id))
     }
 
     /// A new entry may be made here; returns the directory.
-    fn dir_for_new(&mut self, parent: NodeId) -> Result<Arc<OwnedFd>> {
+    fn dir_for_new(&mut self, parent: NodeId) -> Result<Arc<S::Anchor>> {
         self.changeable(parent)?;
-        self.nodes.fd(parent)
+        self.nodes.anchor(parent)
     }
 }
 
-/// A set-group-ID directory gives its group to what is made in it.
-fn inherited_group(dir: &OwnedFd, caller: Caller) -> Result<Option<u32>> {
-    let stat = nodes::stat(dir)?;
-    Ok(if stat.stx_mode & 0o2000 != 0 { None } else { Some(caller.gid) })
+/// Changes the owners that are given.
+fn chown<S: System>(anchor: &S::Anchor, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    // The largest number stands for none.
+    let (uid, gid) = (uid.filter(|&id| id != u32::MAX), gid.filter(|&id| id != u32::MAX));
+    if uid.is_none() && gid.is_none() { Ok(()) } else { S::chown(anchor, uid, gid) }
 }
 
-impl FileSystem for HostFs {
+impl<S: System> FileSystem for Passthrough<S> {
     fn cache(&self) -> Cache {
         self.options.cache
     }
@@ -239,7 +259,7 @@ impl FileSystem for HostFs {
 
     fn lookup(&mut self, parent: NodeId, name: Name<'_>) -> Result<Entry> {
         self.visible(parent, name)?;
-        self.enter(parent, name).map(|(entry, _)| entry)
+        self.enter(parent, name)
     }
 
     fn forget(&mut self, node: NodeId, count: u64) {
@@ -248,93 +268,92 @@ impl FileSystem for HostFs {
 
     fn getattr(&mut self, node: NodeId, handle: Option<Handle>) -> Result<Attr> {
         let stat = match handle.and_then(|handle| self.files.any(handle).ok()) {
-            Some(open) => nodes::stat(&open.fd)?,
-            None => nodes::stat(&*self.nodes.fd(node)?)?,
+            Some(open) => S::stat_open(&open.fd)?,
+            None => match self.nodes.anchor(node).and_then(|anchor| S::stat(&anchor)) {
+                // The guest has it open, and asks without saying so.
+                Err(Errno::STALE) => S::stat_open(self.files.of(node).ok_or(Errno::STALE)?)?,
+                stat => stat?,
+            },
         };
         Ok(self.attr(node, &stat))
     }
 
     fn setattr(&mut self, node: NodeId, handle: Option<Handle>, change: &SetAttr) -> Result<Attr> {
-        let fd = self.nodes.fd(node)?;
-        if change.uid.is_some() || change.gid.is_some() {
-            let (uid, gid) = convert::owners_to_host(self.owners, change)?;
-            convert::chown(&fd, uid, gid)?;
-        }
-        if let Some(mode) = change.mode {
-            self.chmod(&fd, mode)?;
-        }
+        // In this order: a new size or owner takes the set-user-ID bit.
         if let Some(size) = change.size {
             match handle.and_then(|handle| self.files.writable(handle).ok()) {
                 Some(open) => rustix::fs::ftruncate(&open.fd, size)?,
-                None => rustix::fs::ftruncate(self.reopen(node, OFlags::WRONLY | OFlags::NONBLOCK)?, size)?,
+                None => rustix::fs::ftruncate(self.contents(node, Kind::File, access::WRONLY)?, size)?,
             }
         }
+        let anchor = self.nodes.anchor(node)?;
+        if change.uid.is_some() || change.gid.is_some() {
+            let (uid, gid) = convert::owners_to_host(self.owners, change)?;
+            chown::<S>(&anchor, uid, gid)?;
+        }
+        if let Some(mode) = change.mode {
+            self.system.chmod(&anchor, mode & 0o7777)?;
+        }
         if change.atime.is_some() || change.mtime.is_some() {
-            let times = convert::timestamps(change)?;
-            rustix::fs::utimensat(&*fd, c"", &times, AtFlags::EMPTY_PATH).or_else(|_| {
-                let link = fd.as_raw_fd().to_string();
-                rustix::fs::utimensat(&self.descriptors, link, &times, AtFlags::empty())
-            })?;
+            self.system.set_times(&anchor, &convert::timestamps(change)?)?;
         }
         self.getattr(node, None)
     }
 
     fn readlink(&mut self, node: NodeId) -> Result<Vec<u8>> {
-        let fd = self.nodes.fd(node)?;
-        Ok(rustix::fs::readlinkat(&*fd, c"", Vec::new())?.into_bytes())
+        S::readlink(&*self.nodes.anchor(node)?)
     }
 
     fn symlink(&mut self, parent: NodeId, name: Name<'_>, target: &[u8], caller: Caller) -> Result<Entry> {
         let dir = self.dir_for_new(parent)?;
-        rustix::fs::symlinkat(target, &*dir, name.bytes())?;
+        S::symlink(&dir, name.bytes(), target)?;
         self.adopt(parent, name, caller, None)
     }
 
     fn mknod(&mut self, parent: NodeId, name: Name<'_>, create: Create) -> Result<Entry> {
         let dir = self.dir_for_new(parent)?;
-        let kind = FileType::from_raw_mode(create.mode);
-        match kind {
-            FileType::RegularFile | FileType::Fifo | FileType::Socket => {}
-            FileType::CharacterDevice if create.rdev == 0 => {}
+        match kind::of(create.mode) {
+            kind::FILE | kind::FIFO | kind::SOCKET => {}
+            kind::CHARACTER_DEVICE if create.rdev == 0 => {}
             _ => return Err(Errno::PERM),
         }
-        rustix::fs::mknodat(&*dir, name.bytes(), kind, Mode::from_raw_mode(create.mode & 0o7777), 0)?;
+        S::mknod(&dir, name.bytes(), create.mode)?;
         self.adopt(parent, name, create.caller, Some(create.mode))
     }
 
     fn mkdir(&mut self, parent: NodeId, name: Name<'_>, create: Create) -> Result<Entry> {
         let dir = self.dir_for_new(parent)?;
-        rustix::fs::mkdirat(&*dir, name.bytes(), Mode::from_raw_mode(create.mode & 0o7777))?;
+        S::mkdir(&dir, name.bytes(), create.mode & 0o7777)?;
         self.adopt(parent, name, create.caller, Some(create.mode))
     }
 
     fn unlink(&mut self, parent: NodeId, name: Name<'_>) -> Result<()> {
-        self.remove(parent, name, AtFlags::empty())
+        let (dir, id) = self.before_removal(parent, name)?;
+        S::unlink(&dir, name.bytes())?;
+        self.nodes.unlinked(id, parent, &dir, name);
+        Ok(())
     }
 
     fn rmdir(&mut self, parent: NodeId, name: Name<'_>) -> Result<()> {
-        self.remove(parent, name, AtFlags::REMOVEDIR)
+        let (dir, id) = self.before_removal(parent, name)?;
+        S::rmdir(&dir, name.bytes())?;
+        self.nodes.unlinked(id, parent, &dir, name);
+        Ok(())
     }
 
     fn rename(&mut self, from: (NodeId, Name<'_>), to: (NodeId, Name<'_>), flags: u32) -> Result<()> {
-        let flags = rustix::fs::RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         let (old_dir, id) = self.before_removal(from.0, from.1)?;
         let new_dir = self.dir_for_new(to.0)?;
-        let replaced = find(&*new_dir, to.1.bytes()).ok();
+        let replaced = S::find(&new_dir, to.1.bytes()).ok();
         if let Some(replaced) = &replaced {
             self.nodes.pin(replaced);
         }
-        let (old, new) = (from.1.bytes(), to.1.bytes());
-        if flags.is_empty() {
-            rustix::fs::renameat(&*old_dir, old, &*new_dir, new)?;
-        } else {
-            rustix::fs::renameat_with(&*old_dir, old, &*new_dir, new, flags)?;
-        }
-        if let Some(replaced) = replaced.map(|found| FileId::of(&found.stat)) {
-            if flags.contains(rustix::fs::RenameFlags::EXCHANGE) {
+        S::rename((&*old_dir, from.1.bytes()), (&*new_dir, to.1.bytes()), flags)?;
+        if let Some(replaced) = replaced.map(|found| found.stat.id) {
+            if flags & RENAME_EXCHANGE != 0 {
                 self.nodes.moved(replaced, from.0, from.1);
             } else if replaced != id {
-                self.nodes.unlinked(replaced, to.0, to.1);
+                self.nodes.unlinked(replaced, to.0, &new_dir, to.1);
             }
         }
         self.nodes.moved(id, to.0, to.1);
@@ -343,16 +362,14 @@ impl FileSystem for HostFs {
 
     fn link(&mut self, node: NodeId, parent: NodeId, name: Name<'_>) -> Result<Entry> {
         let dir = self.dir_for_new(parent)?;
-        let fd = self.nodes.fd(node)?;
-        // Through the descriptor's link in /proc: linking a bare descriptor needs a capability.
-        let link = fd.as_raw_fd().to_string();
-        rustix::fs::linkat(&self.descriptors, link, &*dir, name.bytes(), AtFlags::SYMLINK_FOLLOW)?;
-        self.enter(parent, name).map(|(entry, _)| entry)
+        let anchor = self.nodes.anchor(node)?;
+        self.system.link(&anchor, &dir, name.bytes())?;
+        self.enter(parent, name)
     }
 
     fn open(&mut self, node: NodeId, flags: u32) -> Result<Handle> {
         let flags = convert::open_flags(flags, self.options.writeback);
-        let fd = self.reopen(node, flags | OFlags::NONBLOCK)?;
+        let fd = self.contents(node, Kind::File, flags)?;
         self.files.insert(fd, node, flags, Kind::File)
     }
 
@@ -365,16 +382,13 @@ impl FileSystem for HostFs {
     ) -> Result<(Entry, Handle)> {
         let dir = self.dir_for_new(parent)?;
         let open = convert::open_flags(flags, self.options.writeback);
-        let mode = Mode::from_raw_mode(create.mode & 0o7777);
-        let new = open | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
-        match rustix::fs::openat(&*dir, name.bytes(), new, mode) {
+        match S::create(&dir, name.bytes(), open, create.mode & 0o7777) {
             Ok(fd) => {
                 let entry = self.adopt(parent, name, create.caller, Some(create.mode))?;
                 Ok((entry, self.files.insert(fd, entry.node, open, Kind::File)?))
             }
-            Err(Errno::EXIST) if !exclusive => {
-                let (entry, _) = self.enter(parent, name)?;
+            Err(Errno::EXIST) if flags & access::EXCL == 0 => {
+                let entry = self.enter(parent, name)?;
                 Ok((entry, self.open(entry.node, flags)?))
             }
             Err(errno) => Err(errno),
@@ -434,9 +448,8 @@ impl FileSystem for HostFs {
     }
 
     fn opendir(&mut self, node: NodeId) -> Result<Handle> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = self.reopen(node, flags)?;
-        self.files.insert(fd, node, flags, Kind::Directory)
+        let fd = self.contents(node, Kind::Directory, 0)?;
+        self.files.insert(fd, node, 0, Kind::Directory)
     }
 
     fn readdir(&mut self, handle: Handle, offset: u64, room: usize) -> Result<Vec<DirEntry>> {
@@ -445,7 +458,7 @@ impl FileSystem for HostFs {
     }
 
     fn fsyncdir(&mut self, handle: Handle) -> Result<()> {
-        rustix::fs::fsync(&self.files.any(handle)?.fd)
+        S::fsync(&self.files.any(handle)?.fd, false)
     }
 
     fn releasedir(&mut self, handle: Handle) {
@@ -453,27 +466,30 @@ impl FileSystem for HostFs {
     }
 
     fn getxattr(&mut self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
-        convert::getxattr(&*self.nodes.fd(node)?, name)
+        convert::check_xattr(name)?;
+        S::getxattr(&*self.nodes.anchor(node)?, name)
     }
 
     fn listxattr(&mut self, node: NodeId) -> Result<Vec<u8>> {
-        convert::listxattr(&*self.nodes.fd(node)?)
+        Ok(convert::passing_xattrs(&S::listxattr(&*self.nodes.anchor(node)?)?))
     }
 
     fn setxattr(&mut self, node: NodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-        convert::setxattr(&*self.nodes.fd(node)?, name, value, flags)
+        convert::check_xattr(name)?;
+        S::setxattr(&*self.nodes.anchor(node)?, name, value, flags)
     }
 
     fn removexattr(&mut self, node: NodeId, name: &[u8]) -> Result<()> {
-        convert::removexattr(&*self.nodes.fd(node)?, name)
+        convert::check_xattr(name)?;
+        S::removexattr(&*self.nodes.anchor(node)?, name)
     }
 
     fn statfs(&mut self, node: NodeId) -> Result<StatFs> {
-        Ok(convert::statfs(&rustix::fs::fstatvfs(&*self.nodes.fd(node)?)?))
+        S::statfs(&*self.nodes.anchor(node)?)
     }
 
     fn sync(&mut self) -> Result<()> {
-        rustix::fs::syncfs(self.reopen(ROOT, OFlags::RDONLY | OFlags::DIRECTORY)?)
+        S::sync(&self.contents(ROOT, Kind::Directory, 0)?)
     }
 
     fn clear(&mut self) {
@@ -494,7 +510,7 @@ impl FileSystem for HostFs {
         let mut opened = HashMap::new();
         for handle in &saved.handles {
             // A file that is gone leaves its handle unusable; the guest gets EBADF.
-            if let Ok(fd) = self.reopen(handle.node, handle.reopen_flags()) {
+            if let Ok(fd) = self.contents(handle.node, handle.kind, handle.reopen_flags()) {
                 opened.insert(handle.handle, fd);
             }
         }
@@ -515,6 +531,19 @@ struct HostState {
 impl State for HostState {
     const NAME: &'static str = "shared directory";
     const VERSION: u16 = 2;
+}
+
+/// Shares a directory in one of the ways in which this host can hold files.
+#[cfg(test)]
+pub(super) type Share = fn(&Path, Options) -> Box<dyn FileSystem>;
+
+/// All of those ways.
+#[cfg(test)]
+pub(super) const WAYS: [Share; 2] = [share::<Native>, share::<by_name::ByName>];
+
+#[cfg(test)]
+fn share<S: System>(path: &Path, options: Options) -> Box<dyn FileSystem> {
+    Box::new(Passthrough::<S>::directory(path, options).unwrap())
 }
 
 #[cfg(test)]

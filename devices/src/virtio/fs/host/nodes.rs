@@ -6,45 +6,25 @@
 //! descriptor until the guest forgets it.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use serde::{Deserialize, Serialize};
 
 use super::super::vfs::{Errno, Name, NodeId, ROOT};
+use super::system::{FileId, Found, System};
 
 /// The most nodes that one guest may know.
 const MAX_NODES: usize = 1 << 22;
 
-/// What makes a file the same file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct FileId {
-    dev: (u32, u32),
-    ino: u64,
-    /// Birth time where the file system keeps one: inode numbers are used again.
-    born: (i64, u32),
-}
-
-impl FileId {
-    pub(super) fn of(stat: &Statx) -> Self {
-        Self {
-            dev: (stat.stx_dev_major, stat.stx_dev_minor),
-            ino: stat.stx_ino,
-            born: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
-        }
-    }
-}
-
 /// One node.
 #[derive(Debug)]
-struct Node {
+struct Node<S: System> {
     parent: NodeId,
     /// `None`: the root, or a file whose name is gone.
     name: Option<Vec<u8>>,
     id: FileId,
-    /// `O_PATH`, not following links.
-    fd: Option<Arc<OwnedFd>>,
+    /// What holds it on the host, not following links.
+    anchor: Option<Arc<S::Anchor>>,
     lookups: u64,
     /// Nodes that have this one as their parent.
     children: u64,
@@ -55,8 +35,8 @@ struct Node {
 
 /// See the module's description.
 #[derive(Debug)]
-pub(super) struct Nodes {
-    map: HashMap<NodeId, Node>,
+pub(super) struct Nodes<S: System> {
+    map: HashMap<NodeId, Node<S>>,
     by_id: HashMap<FileId, NodeId>,
     next: NodeId,
     open: usize,
@@ -64,35 +44,15 @@ pub(super) struct Nodes {
     clock: u64,
 }
 
-/// A file that was just looked at: its descriptor and what it is.
-pub(super) struct Found {
-    pub(super) fd: Arc<OwnedFd>,
-    pub(super) stat: Statx,
-}
-
-/// Looks at one entry of a directory, without following it if it is a link.
-pub(super) fn find(parent: impl AsFd, name: &[u8]) -> Result<Found, Errno> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    let stat = stat(&fd)?;
-    Ok(Found { fd: Arc::new(fd), stat })
-}
-
-/// The attributes of what a descriptor names.
-pub(super) fn stat(fd: impl AsFd) -> Result<Statx, Errno> {
-    let want = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, want)
-}
-
-impl Nodes {
-    /// A table that knows the root only and keeps at most `max_open` descriptors that it can do without.
-    pub(super) fn new(root: OwnedFd, max_open: usize) -> Result<Self, Errno> {
-        let id = FileId::of(&stat(&root)?);
+impl<S: System> Nodes<S> {
+    /// A table that knows the root only and keeps at most `max_open` anchors that it can do without.
+    pub(super) fn new(root: S::Anchor, max_open: usize) -> Result<Self, Errno> {
+        let id = S::stat(&root)?.id;
         let root = Node {
             parent: ROOT,
             name: None,
             id,
-            fd: Some(Arc::new(root)),
+            anchor: Some(Arc::new(root)),
             lookups: 1,
             children: 0,
             used: 0,
@@ -108,18 +68,18 @@ impl Nodes {
         })
     }
 
-    /// The descriptor of a node, opened again if it was closed.
-    pub(super) fn fd(&mut self, node: NodeId) -> Result<Arc<OwnedFd>, Errno> {
-        // From the node up to the first ancestor that is open, then down again.
+    /// What holds a node; it is looked up again if its anchor was let go.
+    pub(super) fn anchor(&mut self, node: NodeId) -> Result<Arc<S::Anchor>, Errno> {
+        // From the node up to the first ancestor that is held, then down again.
         let mut path = vec![node];
         let depth_limit = self.map.len();
-        let mut fd = loop {
+        let mut anchor = loop {
             let &last = path.last().ok_or(Errno::STALE)?;
             let found = self.map.get_mut(&last).ok_or(Errno::STALE)?;
             self.clock += 1;
             found.used = self.clock;
-            match &found.fd {
-                Some(fd) => break Arc::clone(fd),
+            match &found.anchor {
+                Some(anchor) => break Arc::clone(anchor),
                 None if found.name.is_none() || path.len() > depth_limit => return Err(Errno::STALE),
                 None => path.push(found.parent),
             }
@@ -128,25 +88,30 @@ impl Nodes {
         while let Some(child) = path.pop() {
             let entry = self.map.get(&child).ok_or(Errno::STALE)?;
             let name = entry.name.as_deref().ok_or(Errno::STALE)?;
-            let found = find(&*fd, name).map_err(|_| Errno::STALE)?;
-            if FileId::of(&found.stat) != entry.id {
+            let found = S::find(&anchor, name).map_err(|_| Errno::STALE)?;
+            if found.stat.id != entry.id {
                 return Err(Errno::STALE);
             }
-            fd = found.fd;
-            self.keep_open(child, &fd);
+            anchor = found.anchor;
+            self.keep(child, &anchor);
         }
-        Ok(fd)
+        Ok(anchor)
     }
 
     /// Counts a found file once more; returns its node.
-    pub(super) fn enter(&mut self, parent: NodeId, name: Name<'_>, found: &Found) -> Result<NodeId, Errno> {
-        let id = FileId::of(&found.stat);
+    pub(super) fn enter(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        found: &Found<S>,
+    ) -> Result<NodeId, Errno> {
+        let id = found.stat.id;
         if let Some(&node) = self.by_id.get(&id) {
             if let Some(known) = self.map.get_mut(&node) {
                 known.lookups = known.lookups.saturating_add(1);
             }
             self.place(node, parent, Some(name));
-            self.keep_open(node, &found.fd);
+            self.keep(node, &found.anchor);
             return Ok(node);
         }
         if self.map.len() >= MAX_NODES {
@@ -164,10 +129,10 @@ impl Nodes {
         let name = Some(name.bytes().to_vec());
         self.map.insert(
             node,
-            Node { parent, name, id, fd: None, lookups: 1, children: 0, used: self.clock, submount },
+            Node { parent, name, id, anchor: None, lookups: 1, children: 0, used: self.clock, submount },
         );
         self.by_id.insert(id, node);
-        self.keep_open(node, &found.fd);
+        self.keep(node, &found.anchor);
         Ok(node)
     }
 
@@ -194,24 +159,31 @@ impl Nodes {
     }
 
     /// A file is about to lose a name: the node, if the guest knows it, must not depend on that name any more.
-    pub(super) fn pin(&mut self, found: &Found) {
-        if let Some(&node) = self.by_id.get(&FileId::of(&found.stat))
+    pub(super) fn pin(&mut self, found: &Found<S>) {
+        if let Some(&node) = self.by_id.get(&found.stat.id)
             && let Some(known) = self.map.get_mut(&node)
-            && known.fd.is_none()
+            && !known.anchor.as_deref().is_some_and(S::is_pinned)
+            && let Some(anchor) = S::pin(found)
+            && known.anchor.replace(anchor).is_none()
         {
-            known.fd = Some(Arc::clone(&found.fd));
             self.open += 1;
         }
     }
 
-    /// A file lost the name `name` in `parent`.
-    pub(super) fn unlinked(&mut self, id: FileId, parent: NodeId, name: Name<'_>) {
-        if let Some(&node) = self.by_id.get(&id)
-            && let Some(known) = self.map.get_mut(&node)
-            && known.parent == parent
-            && known.name.as_deref() == Some(name.bytes())
-        {
+    /// A file lost the name `name` in `parent`, which `dir` holds.
+    pub(super) fn unlinked(&mut self, id: FileId, parent: NodeId, dir: &Arc<S::Anchor>, name: Name<'_>) {
+        let Some(known) = self.by_id.get(&id).and_then(|node| self.map.get_mut(node)) else { return };
+        let lost = match known.name.as_deref() {
+            Some(_) if known.parent != parent => false,
+            // The name that we know may be another one of the file, or, where case does not matter, the same.
+            Some(old) if old != name.bytes() => !S::find(dir, old).is_ok_and(|found| found.stat.id == id),
+            _ => true,
+        };
+        if lost {
             known.name = None;
+        } else if known.anchor.take_if(|anchor| !S::moves_along(anchor)).is_some() {
+            // It was held by the name that is gone; it is found again by the other.
+            self.open -= 1;
         }
     }
 
@@ -231,7 +203,12 @@ impl Nodes {
             return;
         }
         let Some(known) = self.map.get_mut(&node) else { return };
-        known.name = name.map(|name| name.bytes().to_vec());
+        let name = name.map(|name| name.bytes().to_vec());
+        let moves = known.parent != parent || known.name != name;
+        if moves && known.anchor.take_if(|anchor| !S::moves_along(anchor)).is_some() {
+            self.open -= 1;
+        }
+        known.name = name;
         let old = std::mem::replace(&mut known.parent, parent);
         if old != parent {
             if let Some(parent) = self.map.get_mut(&parent) {
@@ -256,7 +233,7 @@ impl Nodes {
                 _ => return,
             }
             let Some(gone) = self.map.remove(&node) else { return };
-            if gone.fd.is_some() {
+            if gone.anchor.is_some() {
                 self.open = self.open.saturating_sub(1);
             }
             if self.by_id.get(&gone.id) == Some(&node) {
@@ -269,14 +246,14 @@ impl Nodes {
         }
     }
 
-    /// Caches a descriptor, and closes the least used quarter when there are too many.
-    fn keep_open(&mut self, node: NodeId, fd: &Arc<OwnedFd>) {
+    /// Caches an anchor, and lets the least used quarter go when there are too many.
+    fn keep(&mut self, node: NodeId, anchor: &Arc<S::Anchor>) {
         self.clock += 1;
         let clock = self.clock;
         let Some(known) = self.map.get_mut(&node) else { return };
         known.used = clock;
-        if known.fd.is_none() {
-            known.fd = Some(Arc::clone(fd));
+        if known.anchor.is_none() {
+            known.anchor = Some(Arc::clone(anchor));
             self.open += 1;
         }
         if self.open <= self.max_open {
@@ -285,13 +262,13 @@ impl Nodes {
         let mut closable: Vec<(u64, NodeId)> = self
             .map
             .iter()
-            .filter(|(id, node)| **id != ROOT && node.fd.is_some() && node.name.is_some())
+            .filter(|(id, node)| **id != ROOT && node.anchor.is_some() && node.name.is_some())
             .map(|(&id, node)| (node.used, id))
             .collect();
         closable.sort_unstable();
         for (_, id) in closable.iter().take(self.max_open / 4 + 1) {
             if let Some(node) = self.map.get_mut(id) {
-                node.fd = None;
+                node.anchor = None;
                 self.open -= 1;
             }
         }
@@ -323,7 +300,7 @@ impl Nodes {
                 continue;
             }
             let name = Some(name);
-            let known = Node { parent, name, id, fd: None, lookups, children: 0, used: 0, submount };
+            let known = Node { parent, name, id, anchor: None, lookups, children: 0, used: 0, submount };
             self.next = self.next.max(node.saturating_add(1));
             self.by_id.insert(id, node);
             self.map.insert(node, known);

@@ -9,14 +9,38 @@ use super::*;
 
 const RDWR: u32 = 2;
 
-fn share(path: &Path) -> Client {
-    Client::new(Box::new(HostFs::directory(path, Options::default()).unwrap()))
+/// Each of these is asked of every way in which this host can hold files.
+macro_rules! tests {
+    ($($test:ident)*) => {
+        #[cfg(target_os = "linux")]
+        mod held_by_descriptor {
+            $(#[test] fn $test() { super::$test::<super::super::by_descriptor::ByDescriptor>(); })*
+        }
+        mod held_by_name {
+            $(#[test] fn $test() { super::$test::<super::super::by_name::ByName>(); })*
+        }
+    };
+}
+tests! {
+    the_host_sees_writes_at_once_and_the_guest_the_hosts
+    where_the_guest_keeps_writes_the_host_does_not_say_where_data_is
+    symbolic_links_of_the_host_lead_nowhere
+    a_directory_swapped_for_a_link_is_stale_not_followed
+    pipes_are_not_opened_and_devices_not_made
+    new_files_have_the_asked_mode_whatever_our_umask_and_the_callers_owner
+    a_shared_file_is_alone_in_its_share
+    copies_between_files_stay_on_the_host
+    descriptors_are_bounded_however_many_files_the_guest_knows
+    a_restored_share_knows_its_files_and_handles_by_name
 }
 
-#[test]
-fn the_host_sees_writes_at_once_and_the_guest_the_hosts() {
+fn share<S: System>(path: &Path) -> Client {
+    Client::new(Box::new(Passthrough::<S>::directory(path, Options::default()).unwrap()))
+}
+
+fn the_host_sees_writes_at_once_and_the_guest_the_hosts<S: System>() {
     let dir = tempfile::tempdir().unwrap();
-    let mut fs = share(dir.path());
+    let mut fs = share::<S>(dir.path());
     let (_, handle) = fs.create(ROOT, "file", RDWR, 0o644).unwrap();
     fs.write(handle, 0, b"from the guest").unwrap();
     assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"from the guest");
@@ -25,24 +49,22 @@ fn the_host_sees_writes_at_once_and_the_guest_the_hosts() {
     assert_eq!(fs.lookup(ROOT, "file").unwrap().size, 13);
 }
 
-#[test]
-fn where_the_guest_keeps_writes_the_host_does_not_say_where_data_is() {
+fn where_the_guest_keeps_writes_the_host_does_not_say_where_data_is<S: System>() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { writeback: true, ..Options::default() };
-    let mut fs = Client::new(Box::new(HostFs::directory(dir.path(), options).unwrap()));
+    let mut fs = Client::new(Box::new(Passthrough::<S>::directory(dir.path(), options).unwrap()));
     let (_, handle) = fs.create(ROOT, "file", RDWR, 0o644).unwrap();
     fs.write(handle, 0, b"data").unwrap();
     assert_eq!(fs.lseek(handle, 0, 3), Err(Errno::NOSYS));
 }
 
-#[test]
-fn symbolic_links_of_the_host_lead_nowhere() {
+fn symbolic_links_of_the_host_lead_nowhere<S: System>() {
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("secret"), b"secret").unwrap();
     let dir = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("dir")).unwrap();
     symlink(outside.path().join("secret"), dir.path().join("file")).unwrap();
-    let mut fs = share(dir.path());
+    let mut fs = share::<S>(dir.path());
     let link = fs.lookup(ROOT, "dir").unwrap().node;
     assert_eq!(fs.lookup(link, "secret"), Err(Errno::NOTDIR));
     assert!(fs.mkdir(link, "new", 0o755).is_err() && fs.create(link, "new", RDWR, 0o600).is_err());
@@ -54,15 +76,14 @@ fn symbolic_links_of_the_host_lead_nowhere() {
     assert_eq!(std::fs::read(outside.path().join("secret")).unwrap(), b"secret");
 }
 
-#[test]
-fn a_directory_swapped_for_a_link_is_stale_not_followed() {
+fn a_directory_swapped_for_a_link_is_stale_not_followed<S: System>() {
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("file"), b"secret").unwrap();
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("sub")).unwrap();
     std::fs::write(dir.path().join("sub/file"), b"mine").unwrap();
     let options = Options { max_nodes_open: 2, ..Options::default() };
-    let mut fs = Client::new(Box::new(HostFs::directory(dir.path(), options).unwrap()));
+    let mut fs = Client::new(Box::new(Passthrough::<S>::directory(dir.path(), options).unwrap()));
     let file = fs.walk("sub/file").unwrap().node;
     // Other lookups push the descriptors of `sub` and `file` out.
     for n in 0..4 {
@@ -78,10 +99,9 @@ fn a_directory_swapped_for_a_link_is_stale_not_followed() {
     assert_eq!(fs.read(handle, 0, 10).unwrap(), b"mine");
 }
 
-#[test]
-fn pipes_are_not_opened_and_devices_not_made() {
+fn pipes_are_not_opened_and_devices_not_made<S: System>() {
     let dir = tempfile::tempdir().unwrap();
-    let mut fs = share(dir.path());
+    let mut fs = share::<S>(dir.path());
     let pipe = fs.mknod(ROOT, "pipe", 0o010_644, 0).unwrap().node;
     assert_eq!(fs.open(pipe, 0), Err(Errno::NXIO));
     assert_eq!(fs.create(ROOT, "pipe", RDWR, 0o600), Err(Errno::NXIO));
@@ -90,11 +110,10 @@ fn pipes_are_not_opened_and_devices_not_made() {
     assert!(!dir.path().join("disk").exists());
 }
 
-#[test]
-fn new_files_have_the_asked_mode_whatever_our_umask_and_the_callers_owner() {
+fn new_files_have_the_asked_mode_whatever_our_umask_and_the_callers_owner<S: System>() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
-    let mut fs = share(dir.path());
+    let mut fs = share::<S>(dir.path());
     fs.uid = 1234;
     let (_, handle) = fs.create(ROOT, "file", RDWR, 0o666).unwrap();
     let sub = fs.mkdir(ROOT, "dir", 0o1777).unwrap();
@@ -110,12 +129,11 @@ fn new_files_have_the_asked_mode_whatever_our_umask_and_the_callers_owner() {
     }
 }
 
-#[test]
-fn a_shared_file_is_alone_in_its_share() {
+fn a_shared_file_is_alone_in_its_share<S: System>() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("shared"), b"one").unwrap();
     std::fs::write(dir.path().join("hidden"), b"two").unwrap();
-    let fs = HostFs::file(&dir.path().join("shared"), Options::default()).unwrap();
+    let fs = Passthrough::<S>::file(&dir.path().join("shared"), Options::default()).unwrap();
     let mut fs = Client::new(Box::new(fs));
     let names: Vec<_> = fs.list(ROOT, 1000, true).unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names.iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>(), ["shared"]);
@@ -127,14 +145,13 @@ fn a_shared_file_is_alone_in_its_share() {
     let handle = fs.open(file, RDWR).unwrap();
     fs.write(handle, 0, b"ONE").unwrap();
     assert_eq!(std::fs::read(dir.path().join("shared")).unwrap(), b"ONE");
-    assert!(HostFs::file(Path::new("/"), Options::default()).is_err());
-    assert!(HostFs::directory(&dir.path().join("shared"), Options::default()).is_err());
+    assert!(Passthrough::<S>::file(Path::new("/"), Options::default()).is_err());
+    assert!(Passthrough::<S>::directory(&dir.path().join("shared"), Options::default()).is_err());
 }
 
-#[test]
-fn copies_between_files_stay_on_the_host() {
+fn copies_between_files_stay_on_the_host<S: System>() {
     let dir = tempfile::tempdir().unwrap();
-    let mut fs = share(dir.path());
+    let mut fs = share::<S>(dir.path());
     std::fs::write(dir.path().join("from"), b"0123456789").unwrap();
     let from = fs.lookup(ROOT, "from").unwrap().node;
     let from = fs.open(from, 0).unwrap();
@@ -144,14 +161,13 @@ fn copies_between_files_stay_on_the_host() {
     assert_eq!(fs.copy_range((to, 0), (from, 0), 5), Err(Errno::BADF), "the target is not open for writing");
 }
 
-#[test]
-fn descriptors_are_bounded_however_many_files_the_guest_knows() {
+fn descriptors_are_bounded_however_many_files_the_guest_knows<S: System>() {
     let dir = tempfile::tempdir().unwrap();
     for n in 0..50 {
         std::fs::write(dir.path().join(format!("{n}")), b"").unwrap();
     }
     let options = Options { max_nodes_open: 8, max_handles: 3, ..Options::default() };
-    let mut host = HostFs::directory(dir.path(), options).unwrap();
+    let mut host = Passthrough::<S>::directory(dir.path(), options).unwrap();
     let entries: Vec<_> = (0..50)
         .map(|n| host.lookup(ROOT, Name::new(n.to_string().as_bytes()).unwrap()).unwrap().node)
         .collect();
@@ -170,10 +186,9 @@ fn descriptors_are_bounded_however_many_files_the_guest_knows() {
     assert_eq!(host.nodes.counts().0, 1);
 }
 
-#[test]
-fn a_restored_share_knows_its_files_and_handles_by_name() {
+fn a_restored_share_knows_its_files_and_handles_by_name<S: System>() {
     let dir = tempfile::tempdir().unwrap();
-    let mut before = share(dir.path());
+    let mut before = share::<S>(dir.path());
     let sub = before.mkdir(ROOT, "sub", 0o755).unwrap().node;
     let (file, handle) = before.create(sub, "file", RDWR, 0o600).unwrap();
     before.write(handle, 0, b"kept").unwrap();
@@ -182,8 +197,10 @@ fn a_restored_share_knows_its_files_and_handles_by_name() {
     let saved = before.rig.transport().save().unwrap();
     std::fs::remove_file(dir.path().join("sub/gone")).unwrap();
 
-    let device =
-        super::super::Fs::new("share", Box::new(HostFs::directory(dir.path(), Options::default()).unwrap()));
+    let device = super::super::Fs::new(
+        "share",
+        Box::new(Passthrough::<S>::directory(dir.path(), Options::default()).unwrap()),
+    );
     let mem = std::sync::Arc::clone(before.rig.shared_mem());
     let line = std::sync::Arc::new(crate::testing::CountingLine::default());
     let mut after = crate::virtio::MmioTransport::new(
