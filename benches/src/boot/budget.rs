@@ -147,8 +147,7 @@ mod tests {
     #[test]
     fn each_figure_is_held_against_its_limit() {
         let mut report = report(10.5);
-        report.exits =
-            Some(Exits { kernel: vec![("io".into(), 21)], user: vec![("port".into(), 11)] });
+        report.exits = Some(Exits { kernel: vec![("io".into(), 21)], user: vec![("port".into(), 11)] });
         let monitor = |own_kib, anonymous_kib, private_kib| Memory {
             process: "monitor".into(),
             own_kib,

@@ -61,7 +61,9 @@ pub fn resident(subject: &Subject) -> io::Result<Vec<Memory>> {
     if machines == STANDING {
         Ok(found)
     } else {
-        Err(io::Error::other(format!("{machines} processes of servin have a virtual machine open, not {STANDING}")))
+        Err(io::Error::other(format!(
+            "{machines} processes of servin have a virtual machine open, not {STANDING}"
+        )))
     }
 }
 
