@@ -18,8 +18,6 @@ nextest() { "$(scripts/tool.sh cargo-nextest)" nextest "$@"; }
 
 case ${1:-} in
   :packages)
-    # A registry to test against: installed elsewhere than in CI it would become a service of that machine.
-    [ "${CI:-}" != true ] || packages_tests+=(docker-registry)
     packages "${packages_build[@]}" "${packages_guest[@]}" "${packages_nested[@]}" "${packages_tests[@]}" \
       "${packages_arm64[@]}" "${packages_tools[@]}" ;;
   :tools) scripts/tool.sh cargo-deny && scripts/tool.sh cargo-nextest ;;
@@ -44,6 +42,7 @@ case ${1:-} in
   :doc) cargo test --doc --workspace --locked ;;
   :servin) cargo build --release --locked -p servin -p servin-benches ;;
   :fuzz) scripts/fuzz-replay.sh ;;
+  :images) tests/images/build.sh ;;
   :machine) nextest run --workspace --locked --filterset 'package(servin-tests) & kind(test)' ;;
   :nested) tests/nested/suite.sh ;;
   :budget) RUNS=3 scripts/bench.sh :boot ;;
@@ -67,7 +66,7 @@ for stage; do
       'base image|300|engine/base/build.sh' 'servin|1800|:servin') ;;
     fuzz) [ ! -d fuzz ] || stages+=('fuzz corpus replay|900|:fuzz') ;;
     machine) stages+=('guest kernel under emulation|400|guest-kernel/boot-test/run.sh'
-      'whole machines on /dev/kvm|900|:machine') ;;
+      'images of Debian packages|900|:images' 'whole machines on /dev/kvm|900|:machine') ;;
     nested) stages+=('the nested host itself|400|:nested-host' 'whole machines in the nested host|2400|:nested'
       'boot within its budget of instructions|600|:budget') ;;
     cross) stages+=('other targets|2400|:cross') ;;

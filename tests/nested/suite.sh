@@ -26,6 +26,10 @@ for line in sys.stdin:
 vmm=$(programs vmm/src lib) || exit 1
 embedding=$(programs vmm/tests test) || exit 1
 machines=$(programs tests/tests test) || exit 1
+# Images and a registry of Debian packages, for the programs that want them.
+images=$(tests/images/build.sh) || exit 1
+with_images=(--env "SERVIN_TEST_IMAGES=$images")
+case $images in skipped:*) ;; *) with_images=(--env SERVIN_TEST_IMAGES=/images --add "$images:/images") ;; esac
 [ -n "$vmm" ] && [ -n "$embedding" ] && [ -n "$machines" ] || { echo 'the test programs were not built'; exit 1; }
 
 # ---- lanes: a nested host keeps one CPU busy, so several run side by side, each saying nothing until it is done -------
@@ -101,7 +105,7 @@ export here work target servin root
 
 # ---- what runs, the longest first, so that no lane is left alone with one in the end --------------------------------
 tests/guest/build.sh "$work/programs" || exit 1
-long=(killed snapshot cli warm disk restored build lineage shared_network network)
+long=(killed snapshot images cli warm disk restored build lineage shared_network network registry)
 ordered() {
   local program name rank i
   for program in $machines; do
@@ -111,7 +115,9 @@ ordered() {
   done | sort -n | cut -d' ' -f2
 }
 for program in $(ordered); do
-  host "$(basename "${program%-*}")" 1200 --mem 3072 --disk 2048 --cwd /disk --env TMPDIR=/disk \
+  name=$(basename "${program%-*}") more=()
+  case $name in images | registry) more=("${with_images[@]}") ;; esac
+  host "$name" 1200 ${more[@]+"${more[@]}"} --mem 3072 --disk 2048 --cwd /disk --env TMPDIR=/disk \
     --env "SERVIN_BIN=$servin" --env "SERVIN_GUEST_DIR=$root/target/guest" --env SERVIN_TEST_PROGRAMS=/programs \
     --add "$servin" --add "$root/target/guest" --add "$work/programs:/programs" \
     -- "$program" --test-threads 1 --show-output ${1+"$@"}

@@ -1,69 +1,19 @@
 //! Pulls, pushes and logins against Debian's docker-registry on loopback.
+//!
+//! The registry comes from the folder of test images (`tests/images/build.sh`): the same on every host.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use servin_tests::machine::{DEADLINE, Outcome, Servin};
+use serde_json::json;
+use servin_tests::machine::{Outcome, Servin};
+use servin_tests::packages;
+use servin_tests::registry::Registry;
 
-/// `servin` with the password `s3cret`.
-const USERS: &str = "servin:$2y$05$KTefPcdqlBNfXCuLPQ0lBOrKrq8sKA0rm.6JmiGXEaM0RHVz8k8e2\n";
-
-/// A registry with data of its own; it ends with the test.
-struct Registry {
-    host: String,
-    child: Child,
-    _dir: tempfile::TempDir,
-}
-
-impl Registry {
-    /// `None`, and a line that says so, where the program is not installed.
-    fn start(guarded: bool) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let host = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let users = dir.path().join("users");
-        fs::write(&users, USERS).unwrap();
-        let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
-        let config = dir.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n{}",
-            dir.path().join("data").display(),
-            if guarded { &auth } else { "" }
-        );
-        fs::write(&config, text).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child =
-            match command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).spawn() {
-                Ok(child) => child,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    println!("skipped: docker-registry is not installed");
-                    return None;
-                }
-                Err(error) => panic!("{error}"),
-            };
-        let registry = Registry { host, child, _dir: dir };
-        let began = Instant::now();
-        while TcpStream::connect(&registry.host).is_err() {
-            assert!(began.elapsed() < DEADLINE, "the registry does not come up");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(registry)
-    }
-
-    fn name(&self, rest: &str) -> String {
-        format!("{}/{rest}", self.host)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 fn archive() -> String {
     let dir = std::env::var("SERVIN_GUEST_DIR").expect("SERVIN_GUEST_DIR is set by make test");
@@ -190,4 +140,69 @@ esac
     ok(servin.go(&["logout", &registry.host]));
     assert!(!kept.exists());
     assert_eq!(servin.go(&["push", &name]).code, Some(1));
+}
+
+/// Lists these references of the repository in an index with this tag.
+fn put_index(registry: &Registry, repository: &str, tag: &str, members: &[(&str, &str, Option<&str>)]) {
+    let manifests = members.iter().map(|(reference, kind, cpu)| {
+        let (status, body) = registry.ask("GET", &format!("{repository}/manifests/{reference}"), kind, b"");
+        assert_eq!(status, 200, "{reference}");
+        let mut member = json!({ "mediaType": kind, "digest": reference, "size": body.len() });
+        if let Some(cpu) = cpu {
+            member["platform"] = json!({ "os": "linux", "architecture": cpu });
+        }
+        member
+    });
+    let manifests = manifests.collect::<Vec<_>>();
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }).to_string();
+    let put = registry.ask("PUT", &format!("{repository}/manifests/{tag}"), INDEX, index.as_bytes());
+    assert_eq!(put.0, 201, "{}", String::from_utf8_lossy(&put.1));
+}
+
+#[test]
+fn a_tag_of_several_platforms_gives_the_one_that_is_wanted() {
+    let Some(registry) = Registry::start(false) else { return };
+    let Some(images) = packages::folder() else { return };
+    let Some(servin) = Servin::on_any_host() else { return };
+    let archive = images.join("multi.tar");
+    let name = registry.name("team/multi");
+    let architecture = |name: &str| servin.go(&["inspect", "-f", "{{.Architecture}}", name]).text();
+    let cpus = ["arm64", "amd64"];
+    let digests = cpus.map(|cpu| {
+        // The archive is an index of an index, with an attestation before the platforms.
+        let platform = format!("linux/{cpu}");
+        ok(servin.go(&["load", "-q", "--platform", &platform, "-i", archive.to_str().unwrap()]));
+        assert_eq!(architecture("test/multi"), format!("{cpu}\n"));
+        let tag = format!("{name}:{cpu}");
+        servin.go(&["tag", "test/multi", &tag]).expect(0, "");
+        let pushed = ok(servin.go(&["push", &tag])).text();
+        ok(servin.go(&["rmi", &tag, "test/multi"]));
+        pushed.split(' ').find(|word| word.starts_with("sha256:")).unwrap().to_owned()
+    });
+    let members = [0, 1].map(|at| (digests[at].as_str(), MANIFEST, Some(cpus[at])));
+    put_index(&registry, "team/multi", "flat", &members);
+    let (_, flat) = registry.ask("GET", "team/multi/manifests/flat", INDEX, b"");
+    let inner = format!("sha256:{}", sha256(&servin, &flat));
+    put_index(&registry, "team/multi", "nested", &[(&inner, INDEX, None)]);
+
+    let refused = servin.go(&["pull", "--platform", "linux/s390x", &format!("{name}:flat")]);
+    let both = refused.stderr.contains("linux/arm64") && refused.stderr.contains("linux/amd64");
+    assert!(refused.code == Some(1) && both, "{refused:?}");
+    for (tag, cpu) in [("flat", "arm64"), ("nested", "arm64"), ("flat", "amd64")] {
+        let tag = format!("{name}:{tag}");
+        ok(servin.go(&["pull", "-q", "--platform", &format!("linux/{cpu}"), &tag]));
+        assert_eq!(architecture(&tag), format!("{cpu}\n"));
+        ok(servin.go(&["rmi", &tag]));
+    }
+    let native = if cfg!(target_arch = "aarch64") { "arm64\n" } else { "amd64\n" };
+    let outcome = servin.go(&["run", "--rm", &format!("{name}:nested")]);
+    outcome.expect(0, native);
+}
+
+/// The digest of these bytes, by the program that every host has.
+fn sha256(servin: &Servin, data: &[u8]) -> String {
+    let file = servin.folder().join("index.json");
+    fs::write(&file, data).unwrap();
+    let out = Command::new("sha256sum").arg(&file).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).split(' ').next().unwrap().to_owned()
 }
