@@ -166,3 +166,46 @@ fn what_the_disk_holds_is_counted() {
     assert_eq!(pruned.code, Some(0), "{pruned:?}");
     servin.go(&["info", "--format", "{{.Containers}} {{.Images}}"]).expect(0, "0 0\n");
 }
+
+/// What other files hold the fast hosts to in detail, on any host and with one boot: every start after the first is warm.
+#[test]
+fn one_boot_serves_the_habits_of_a_user() {
+    let Some(servin) = Servin::on_any_host() else { return };
+    servin.go(&["run", BASE, "echo", "hi"]).expect(0, "hi\n");
+    let apart = servin.go(&["run", "--rm", BASE, "sh", "-c", "echo out; echo err >&2; exit 255"]);
+    apart.expect(255, "out\n");
+    assert_eq!(apart.stderr, "err\n");
+    for (program, code) in [("no-such-program", 127), ("/etc/passwd", 126)] {
+        let outcome = servin.go(&["run", "--rm", BASE, program]);
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(outcome.stderr.contains(program), "{outcome:?}");
+    }
+    let input: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    let echoed = servin.go_with_input(&["run", "--rm", "-i", BASE, "cat"], &input);
+    assert_eq!((echoed.code, echoed.stdout == input), (Some(0), true));
+    let set = ["run", "--rm", "-e", "WHAT=set", "-w", "/tmp", "-u", "12:34", "-h", "elsewhere", BASE];
+    let said =
+        servin.go(&[&set[..], &["sh", "-c", "echo $WHAT $(pwd) $(id -u):$(id -g) $(hostname)"]].concat());
+    said.expect(0, "set /tmp 12:34 elsewhere\n");
+
+    servin.go(&[
+        "run",
+        "-d",
+        "--name",
+        "box",
+        BASE,
+        "sh",
+        "-c",
+        "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done",
+    ]);
+    let mut logs = servin.start(&["logs", "-f", "box"]);
+    logs.wait_for("up");
+    servin.go(&["exec", "box", "sh", "-c", "exit 3"]).expect(3, "");
+    servin.go(&["stop", "-t", "60", "box"]).expect(0, "box\n");
+    servin.go(&["wait", "box"]).expect(0, "9\n");
+    assert_eq!(logs.finish().code, Some(0));
+    servin.go(&["run", "-d", "--name", "gone", BASE, "sleep", "1000"]);
+    servin.go(&["kill", "gone"]).expect(0, "gone\n");
+    servin.go(&["wait", "gone"]).expect(0, "137\n");
+    servin.go(&["rm", "box", "gone"]).expect(0, "box\ngone\n");
+}
