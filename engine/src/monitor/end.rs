@@ -124,15 +124,18 @@ impl<M: Machine, R: Record> Session<M, R> {
             .map(|(id, _)| *id)
             .collect();
         for id in over {
-            let Some(outcome) = self.programs.remove(&id).and_then(|program| program.outcome) else {
-                continue;
-            };
+            let Some(program) = self.programs.remove(&id) else { continue };
+            let Some(outcome) = program.outcome else { continue };
             if self.checks.as_ref().and_then(Checks::program) == Some(id) {
                 self.on_checked(&outcome);
                 continue;
             }
-            if let Outcome::Exited(exit) = &outcome {
-                let (code, id) = (exit.code.to_string(), id.to_string());
+            if program.told {
+                let code = match &outcome {
+                    Outcome::Exited(exit) => exit.code,
+                    Outcome::Failed(failure) => failure.code,
+                };
+                let (code, id) = (code.to_string(), id.to_string());
                 self.record.event("exec_die", &[("execID", &id), ("exitCode", &code)]);
             }
             let tell = match outcome {
