@@ -185,7 +185,7 @@ pub(super) fn known(store: &Store, name: &str) -> Result<Value> {
 }
 
 /// The id of a network that is always there, the same everywhere.
-fn built_in_id(name: &str) -> String {
+pub(super) fn built_in_id(name: &str) -> String {
     Digest::of(format!("servin network {name}").as_bytes()).hex()
 }
 
