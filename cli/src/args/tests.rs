@@ -251,3 +251,15 @@ fn global_flags_stand_before_or_after_the_verb() {
         assert_eq!(global.log_level, log::LevelFilter::Debug);
     }
 }
+
+#[test]
+fn groups_have_dockers_verbs_and_show_them() {
+    let debug = |words: &[&str]| format!("{:?}", typed(words).unwrap());
+    assert_eq!(debug(&["system", "events", "--since", "1h"]), debug(&["events", "--since", "1h"]));
+    assert!(matches!(typed(&["version", "-f", "x"]), Ok(Typed::Verb(_, Verb::Version { format: Some(_) }))));
+    let help = printed(&["container", "--help"]);
+    for verb in ["ls", "inspect", "run", "exec", "prune", "stop"] {
+        assert!(help.contains(&format!("  {verb} ")), "{verb}: {help}");
+    }
+    assert!(printed(&["system", "prune", "--help"]).contains("networks"));
+}
