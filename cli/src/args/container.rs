@@ -232,7 +232,7 @@ fn exec() -> Command {
                 .num_args(2..)
                 .required(true)
                 .trailing_var_arg(true)
-                .value_name("CONTAINER COMMAND")
+                .value_names(["CONTAINER", "COMMAND"])
                 .value_parser(value_parser!(OsString))
                 .help("The container, the program and its arguments"),
         )

@@ -53,6 +53,16 @@ pub(crate) struct Inspect {
     pub(crate) size: bool,
 }
 
+impl Inspect {
+    /// The verb as it was typed, or as it could have been.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self.kind.as_deref() {
+            Some("image") => "image inspect",
+            _ => "inspect",
+        }
+    }
+}
+
 /// Top-level verbs of images, and how docker's `image` group calls the same ones.
 const NAMES: [(&str, &str, &[&str]); 6] = [
     ("load", "load", &[]),
@@ -120,9 +130,12 @@ fn one(name: &str, command: Command) -> Command {
             .about("Remove images")
             .arg(switch(both("force", 'f')).help("Also one with several names, by its id"))
             .arg(words("images", "IMAGE", 1)),
-        "tag" => command
-            .about("Give an image another name")
-            .arg(words("images", "IMAGE NAME[:TAG]", 2).num_args(2).action(ArgAction::Set)),
+        "tag" => command.about("Give an image another name").arg(
+            words("images", "IMAGE", 2)
+                .num_args(2)
+                .value_names(["IMAGE", "NAME[:TAG]"])
+                .action(ArgAction::Set),
+        ),
         "save" => command
             .about("Write images into a tar that docker and others load")
             .arg(value(both("output", 'o'), "FILE").help("File to write [default: standard output]"))

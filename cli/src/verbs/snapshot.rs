@@ -164,7 +164,7 @@ fn restore(global: &Global, began: Instant, typed: args::Restore) -> Result<u8> 
 
 fn inspect(store: &Store, names: &[String], format: Option<&str>) -> Result<u8> {
     let all = Snapshots::new(store).list()?;
-    super::inspect::show("snapshot", names, format, |name| {
+    super::inspect::show("snapshot inspect", names, format, |name| {
         Ok(object(&Snapshots::new(store).find(name)?, &all))
     })
 }

@@ -458,7 +458,9 @@ fn further_programs_run_beside_the_main_one() {
     let (out, _, last) = echo.finish();
     assert_eq!((out.as_slice(), last), (&b"beside\n"[..], exited(0)));
     bad.ask(&exec(&["nope"], false));
-    assert!(matches!(bad.finish().2, Some(Tell::Failed(Failure { code: 127, .. }))));
+    let last = bad.finish().2;
+    let Some(Tell::Failed(Failure { code: 127, text, .. })) = last else { panic!("{last:?}") };
+    assert_eq!(text, "cannot exec nope: No such file or directory", "once");
     cat.ask(&Ask::Stdin(b"in".to_vec()));
     cat.until(|tell| *tell == Tell::Stdout(b"in".to_vec()));
     run.client.ask(&Ask::Signal(15));
