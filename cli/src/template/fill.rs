@@ -147,18 +147,20 @@ impl Scope {
 }
 
 fn fields<'a>(from: &'a Value, names: &[String]) -> Result<&'a Value, String> {
-    let mut at = from;
+    let (mut at, mut above) = (from, "");
     for name in names {
         at = match at {
             Value::Object(map) => match map.get(name) {
                 Some(value) => value,
-                None if OPTIONAL.contains(&name.as_str()) => &Value::Null,
+                // A map has what its user wrote, an object what its kind has.
+                None if above == "Labels" || OPTIONAL.contains(&name.as_str()) => &Value::Null,
                 None => return Err(format!("there is no field .{name}")),
             },
             // A map that is not there has no entries either.
             Value::Null => at,
             _ => return Err(format!("there is no field .{name} in a simple value")),
         };
+        above = name;
     }
     Ok(at)
 }

@@ -162,6 +162,10 @@ fn what_docker_always_has_is_empty_and_what_is_not_built_is_named() {
         fill("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}").as_deref(),
         Ok("none")
     );
+    assert_eq!(
+        fill("{{.Labels.a}} {{.Labels.none}}{{if .Labels.none}}x{{end}}").as_deref(),
+        Ok("1 <no value>")
+    );
     for word in ["template", "define", "block", "break", "continue", "html"] {
         let why = fill(&format!("{{{{{word} \"x\"}}}}")).unwrap_err();
         assert!(why.contains(word) && why.contains("not supported"), "{why}");
