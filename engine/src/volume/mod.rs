@@ -294,28 +294,23 @@ impl<'a> Volumes<'a> {
             if find(transaction, name)?.is_none() {
                 return Err(Error::NoSuchVolume { name: name.to_owned() });
             }
-            let users = users(transaction, name)?;
+            let mut users = users(transaction, name)?;
+            users.extend(saved.get(name).map(|snapshot| format!("the snapshot {snapshot}")));
             if !users.is_empty() {
                 return Err(Error::VolumeInUse { name: name.to_owned(), users: users.join(", ") });
-            }
-            if let Some(snapshot) = saved.get(name) {
-                let users = format!("the snapshot {snapshot}");
-                return Err(Error::VolumeInUse { name: name.to_owned(), users });
             }
             self.put_away(&path)?;
             transaction
                 .execute("DELETE FROM volumes WHERE name = ?1", [name])
                 .map_err(database("remove the volume"))
         })?;
-        self.clean()?;
-        Ok(size)
+        self.clean().map(|()| size)
     }
 
-    /// Removes volumes that no container uses and no snapshot needs: those without a name, and the others too with `all`. Of those only the ones
-    /// that `keep` does not want. Returns their names and the freed bytes.
+    /// Removes volumes that no container uses and no snapshot needs: those without a name, and the others too with `all`. Of
+    /// those only the ones that `keep` does not want. Returns their names and the freed bytes.
     pub fn prune(&self, all: bool, keep: impl Fn(&Volume) -> bool) -> Result<(Vec<String>, u64)> {
-        let (mut gone, mut freed) = (Vec::new(), 0);
-        let saved = Snapshots::new(self.store).volumes()?;
+        let (mut gone, mut freed, saved) = (Vec::new(), 0, Snapshots::new(self.store).volumes()?);
         for volume in self.list()? {
             if !(volume.anonymous || all) || keep(&volume) {
                 continue;
@@ -330,8 +325,7 @@ impl<'a> Volumes<'a> {
                 Err(error) => return Err(error),
             }
         }
-        self.clean()?;
-        Ok((gone, freed))
+        self.clean().map(|()| (gone, freed))
     }
 
     /// The volumes of a container that were made for it alone: what goes with it.
