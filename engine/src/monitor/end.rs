@@ -45,6 +45,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         if self.phase != Phase::Closing {
             return;
         }
+        self.others_die();
         if self.rests() {
             return self.rest();
         }
@@ -71,6 +72,16 @@ impl<M: Machine, R: Record> Session<M, R> {
         self.tell_end(&outcome);
         if !at_once {
             self.machine.retire();
+        }
+    }
+
+    /// Programs beside the main one are over with the machine.
+    fn others_die(&mut self) {
+        let check = self.checks.as_ref().and_then(Checks::program);
+        for (id, program) in &mut self.programs {
+            if *id != MAIN && Some(*id) != check && std::mem::take(&mut program.told) {
+                self.record.event("exec_die", &[("execID", &id.to_string()), ("exitCode", "137")]);
+            }
         }
     }
 

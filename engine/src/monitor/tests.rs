@@ -475,6 +475,7 @@ fn further_programs_run_beside_the_main_one() {
         "exec_create: nope execID=4",
         "exec_start: nope execID=4",
         "exec_die execID=4 exitCode=127",
+        "exec_die execID=2 exitCode=137",
     ];
     assert_eq!(*run.events.lock().unwrap(), expected);
 }
