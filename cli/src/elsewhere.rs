@@ -26,7 +26,10 @@ fn act(verb: Verb, name: &str) -> Result<u8> {
             output::text(&render(&findings));
             Ok(u8::from(findings.iter().any(|finding| !finding.fine)))
         }
-        Verb::Version => {
+        Verb::Version { format: Some(_) } => {
+            Err(Error::NotBuilt { what: format!("version --format on {}", std::env::consts::OS), code: 1 })
+        }
+        Verb::Version { format: None } => {
             let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
             output::text(&format!("Servin {}\n  platform: {os}/{arch}\n", env!("CARGO_PKG_VERSION")));
             Ok(0)

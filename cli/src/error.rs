@@ -115,6 +115,7 @@ impl Error {
             Error::Engine { error, .. } => Error::Engine { error, code },
             Error::Host { what, source, .. } => Error::Host { what, source, code },
             Error::Value { flag, value, why, .. } => Error::Value { flag, value, why, code },
+            Error::NotBuilt { what, .. } => Error::NotBuilt { what, code },
             other => other,
         }
     }

@@ -30,7 +30,11 @@ pub(crate) fn render(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
         let mark = if finding.fine { "ok  " } else { "FAIL" };
-        let _ = writeln!(text, "{mark}  {:<11} {}", finding.topic, finding.text.replace('\n', " "));
+        let mut lines = finding.text.lines();
+        let _ = writeln!(text, "{mark}  {:<11} {}", finding.topic, lines.next().unwrap_or_default());
+        for line in lines {
+            let _ = writeln!(text, "      {:<11} {line}", "");
+        }
         if let Some(todo) = &finding.todo {
             let _ = writeln!(text, "      {:<11} -> {todo}", "");
         }
@@ -38,4 +42,16 @@ pub(crate) fn render(findings: &[Finding]) -> String {
     let able = findings.iter().all(|finding| finding.fine);
     text.push_str(if able { "Containers can run here.\n" } else { "Containers cannot run here yet.\n" });
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_of_several_lines_stays_in_its_column() {
+        let text = render(&[Finding::bad("guest", "none found; looked in:\n  /a\n  /b", "build it")]);
+        let expected = "FAIL  guest       none found; looked in:\n                    /a\n                    /b\n                  -> build it\n";
+        assert!(text.starts_with(expected), "{text}");
+    }
 }

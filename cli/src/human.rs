@@ -1,5 +1,7 @@
 //! Sizes and times for people, in docker's words.
 
+use servin_engine::time::rfc3339;
+
 /// A number of bytes in decimal units, four digits at most: `0B`, `12.3kB`, `4.27MB`.
 pub(crate) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -46,6 +48,11 @@ pub(crate) fn memory(bytes: u64) -> String {
 /// How long ago, `5 minutes ago`; both in nanoseconds since 1970.
 pub(crate) fn ago(then: i64, now: i64) -> String {
     format!("{} ago", span(now.saturating_sub(then) / 1_000_000_000))
+}
+
+/// A time, in nanoseconds since 1970, as docker's listings have it: `2026-01-02 15:04:05 +0000 UTC`.
+pub(crate) fn time(ns: i64) -> String {
+    rfc3339(ns).get(..19).unwrap_or_default().replace('T', " ") + " +0000 UTC"
 }
 
 /// A span of seconds in its largest unit.

@@ -14,10 +14,10 @@ pub(crate) enum Format {
     Quiet,
     /// One JSON object a line.
     Json,
-    /// A template for each element.
-    Template(Template),
+    /// A template for each element, typed to this verb.
+    Template(Template, &'static str),
     /// A template for each element, in columns; the headings are the fields' names.
-    Columns(Vec<(String, Template)>),
+    Columns(Vec<(String, Template)>, &'static str),
 }
 
 impl Format {
@@ -35,10 +35,10 @@ impl Format {
                         .split('\t')
                         .map(column)
                         .collect::<Result<_, _>>()
-                        .map(Format::Columns)
+                        .map(|columns| Format::Columns(columns, verb))
                         .map_err(bad)
                 }
-                None => Template::parse(text).map(Format::Template).map_err(bad),
+                None => Template::parse(text).map(|template| Format::Template(template, verb)).map_err(bad),
             },
         }
     }
@@ -51,10 +51,9 @@ impl Format {
             Some(other) => other.to_string(),
             None => String::new(),
         };
-        let fill = |template: &Template, row: &Value| {
-            template
-                .render(row)
-                .map_err(|why| Error::Usage { what: format!("--format: {why}"), verb: String::new() })
+        let fill = |template: &Template, row: &Value, verb: &str| {
+            let bad = |why| Error::Usage { what: format!("--format: {why}"), verb: verb.into() };
+            template.render(row).map_err(bad)
         };
         match self {
             Format::Table => {
@@ -66,12 +65,17 @@ impl Format {
             }
             Format::Quiet => Ok(rows.iter().map(|row| field(row, quiet) + "\n").collect()),
             Format::Json => Ok(rows.iter().map(|row| row.to_string() + "\n").collect()),
-            Format::Template(template) => rows.iter().map(|row| Ok(fill(template, row)? + "\n")).collect(),
-            Format::Columns(columns) => {
+            Format::Template(template, verb) => {
+                rows.iter().map(|row| Ok(fill(template, row, verb)? + "\n")).collect()
+            }
+            Format::Columns(columns, verb) => {
                 let mut lines = vec![columns.iter().map(|(heading, _)| heading.clone()).collect()];
                 for row in rows {
                     lines.push(
-                        columns.iter().map(|(_, template)| fill(template, row)).collect::<Result<_>>()?,
+                        columns
+                            .iter()
+                            .map(|(_, template)| fill(template, row, verb))
+                            .collect::<Result<_>>()?,
                     );
                 }
                 Ok(table(&lines))
@@ -143,6 +147,7 @@ mod tests {
     fn a_bad_template_is_refused() {
         assert!(Format::new(Some("{{"), false, "images").is_err());
         let format = Format::new(Some("{{.Nope}}"), false, "images").unwrap();
-        assert!(format.show(&[json!({})], &[], "ID").is_err());
+        let error = format.show(&[json!({})], &[], "ID").unwrap_err();
+        assert_eq!(error.hint().as_deref(), Some("see \"servin images --help\""));
     }
 }

@@ -165,11 +165,11 @@ pub enum Error {
         name: String,
     },
     /// A volume to be removed belongs to containers.
-    #[error("volume {name} is in use by {users}: remove that first (\"servin rm\")")]
+    #[error("volume {name} is in use by {users}: remove that first")]
     VolumeInUse {
         /// The volume.
         name: String,
-        /// Names of containers.
+        /// Containers, or a snapshot.
         users: String,
     },
     /// Something of the host is mounted in a volume that is to be removed.

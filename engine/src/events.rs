@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Config, RootSource};
+use crate::container::Config;
 use crate::store::{Record, Store, now_ns};
 
 /// Bytes of the file before the next one is begun.
@@ -81,10 +81,7 @@ impl Events {
     /// Adds one of a container that is not known better than by its row.
     pub fn container(&mut self, action: &str, record: &Record, attributes: &[(&str, &str)]) {
         let config = serde_json::from_str::<Config>(&record.config);
-        let image = config.map(|config| match config.request.root {
-            RootSource::Image(name) => name,
-            RootSource::Directory(dir) => dir.to_string(),
-        });
+        let image = config.map(|config| config.request.root.name());
         let image = image.unwrap_or_default();
         let own = [("image", image.as_str()), ("name", record.name.as_str())];
         self.add("container", action, &record.id, &[&own, attributes].concat());

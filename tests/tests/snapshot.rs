@@ -244,8 +244,13 @@ fn a_snapshot_that_does_not_fit_is_refused_and_leaves_nothing() {
     let written = fs::read_to_string(data.join("log")).unwrap();
     assert!(written.lines().count() as u64 >= last + 3, "{written}");
     servin.go(&["rm", "-f", "box"]).expect(0, "box\n");
+    // A volume stays as long as a snapshot needs it; one that was carried away cannot hold it.
+    let refused = servin.go(&["volume", "rm", "vol"]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("the snapshot end"), "{refused:?}");
+    let away = servin.folder().join("away");
+    fs::rename(&dir, &away).unwrap();
     servin.go(&["volume", "rm", "vol"]).expect(0, "vol\n");
-    let refused = servin.go(&["restore", "end"]);
+    let refused = servin.go(&["restore", away.to_str().unwrap()]);
     assert!(
         refused.code == Some(125) && refused.stderr.contains("its volume vol is not here"),
         "{refused:?}"

@@ -20,7 +20,9 @@ pub(super) fn command() -> Command {
 /// The script for the shell that was typed: of all that is built, without the flags that are refused.
 pub(super) fn script(matches: &ArgMatches) -> String {
     let Some(shell) = matches.get_one::<Shell>("shell") else { return String::new() };
-    let mut whole = verb::add(super::frame()).mut_subcommand("run", |_| run::built());
+    let mut whole = verb::add(super::frame())
+        .mut_subcommand("run", |_| run::built())
+        .mut_subcommand("container", |group| group.mut_subcommand("run", |_| run::built()));
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut whole, "servin", &mut script);
     String::from_utf8_lossy(&script).into_owned()

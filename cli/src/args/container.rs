@@ -144,7 +144,7 @@ pub(super) fn add(command: Command) -> Command {
                 .arg(switch(both("quiet", 'q')).help("Print ids alone"))
                 .arg(switch(Arg::new("no-trunc").long("no-trunc")).help("Print whole ids and commands"))
                 .arg(values(both("filter", 'f'), "KEY=VALUE").help(
-                    "id=, name=, label=, status=, exited=, ancestor=, before=, since=, volume=, network=, health=",
+                    "id=, name=, label=, status=, exited=, ancestor=, before=, since=, volume=, network=, health=, publish=, expose=, restart-policy=",
                 ))
                 .arg(value(both("last", 'n'), "N").help("Show the N that were made last, in any state"))
                 .arg(switch(both("latest", 'l')).help("Show the one that was made last, in any state"))
@@ -232,7 +232,7 @@ fn exec() -> Command {
                 .num_args(2..)
                 .required(true)
                 .trailing_var_arg(true)
-                .value_name("CONTAINER COMMAND")
+                .value_names(["CONTAINER", "COMMAND"])
                 .value_parser(value_parser!(OsString))
                 .help("The container, the program and its arguments"),
         )

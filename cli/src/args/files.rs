@@ -63,6 +63,9 @@ pub(crate) struct Commit {
     pub(crate) reference: Option<String>,
 }
 
+const CHANGE: &str = "Change the configuration by a line of a Dockerfile";
+const MESSAGE: &str = "A comment in the image's history";
+
 /// Adds the verbs to the command.
 pub(super) fn add(command: Command) -> Command {
     let verb =
@@ -71,9 +74,6 @@ pub(super) fn add(command: Command) -> Command {
     let word = |name: &'static str, shown: &'static str| {
         Arg::new(name).required(true).value_name(shown).value_parser(value_parser!(OsString))
     };
-    let change =
-        || values(both("change", 'c'), "LINE").help("Change the configuration by a line of a Dockerfile");
-    let message = || value(both("message", 'm'), "TEXT").help("A comment in the image's history");
     command
         .subcommand(
             verb("cp", "Copy files out of a container or into it")
@@ -93,8 +93,8 @@ pub(super) fn add(command: Command) -> Command {
         .subcommand(
             verb("commit", "Make an image of a container")
                 .arg(value(both("author", 'a'), "NAME").help("Who made it"))
-                .arg(change())
-                .arg(message())
+                .arg(values(both("change", 'c'), "LINE").help(CHANGE))
+                .arg(value(both("message", 'm'), "TEXT").help(MESSAGE))
                 .arg(
                     switch(both("pause", 'p'))
                         .default_value("true")
@@ -108,17 +108,23 @@ pub(super) fn add(command: Command) -> Command {
                 .arg(value(both("output", 'o'), "FILE").help("Where to [default: standard output]"))
                 .arg(word("name", "CONTAINER")),
         )
-        .subcommand(
-            verb("import", "Make an image of a tar of files")
-                .arg(change())
-                .arg(message())
-                .arg(
-                    value(Arg::new("platform").long("platform"), "OS/CPU")
-                        .help("Of which platform the files are"),
-                )
-                .arg(word("source", "FILE|-"))
-                .arg(word("reference", "IMAGE").required(false)),
-        )
+        .subcommand(import())
+}
+
+/// `import`, alone and in the group of images.
+pub(super) fn import() -> Command {
+    let both = |name: &'static str, letter| Arg::new(name).long(name).short(letter);
+    let word = |name: &'static str, shown: &'static str| {
+        Arg::new(name).value_name(shown).value_parser(value_parser!(OsString))
+    };
+    Command::new("import")
+        .about("Make an image of a tar of files")
+        .args_override_self(true)
+        .arg(values(both("change", 'c'), "LINE").help(CHANGE))
+        .arg(value(both("message", 'm'), "TEXT").help(MESSAGE))
+        .arg(value(Arg::new("platform").long("platform"), "OS/CPU").help("Of which platform the files are"))
+        .arg(word("source", "FILE|-").required(true))
+        .arg(word("reference", "IMAGE"))
 }
 
 /// Reads the verb, if it is one of these.

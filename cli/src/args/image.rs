@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use super::{Verb, all, build, is_on, registry, switch, text, value, values};
+use super::{Verb, all, build, files, is_on, registry, switch, text, value, values};
 use crate::error::{Error, Result};
 
 /// A verb of images with its arguments.
@@ -28,7 +28,7 @@ pub(crate) enum Image {
     /// `history`
     History { image: String, quiet: bool, no_trunc: bool, human: bool, format: Option<String> },
     /// `image prune`
-    Prune { all: bool, force: bool },
+    Prune { all: bool, force: bool, filter: Vec<String> },
 }
 
 /// The flags of `images`.
@@ -53,6 +53,16 @@ pub(crate) struct Inspect {
     pub(crate) size: bool,
 }
 
+impl Inspect {
+    /// The verb as it was typed, or as it could have been.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self.kind.as_deref() {
+            Some("image") => "image inspect",
+            _ => "inspect",
+        }
+    }
+}
+
 /// Top-level verbs of images, and how docker's `image` group calls the same ones.
 const NAMES: [(&str, &str, &[&str]); 6] = [
     ("load", "load", &[]),
@@ -63,9 +73,6 @@ const NAMES: [(&str, &str, &[&str]); 6] = [
     ("history", "history", &[]),
 ];
 
-/// What is refused by name in the `image` group.
-const UNBUILT: [&str; 1] = ["import"];
-
 /// Adds the verbs.
 pub(super) fn add(mut command: Command) -> Command {
     let mut group = Command::new("image").about("The verbs of images").subcommand_required(true);
@@ -73,11 +80,7 @@ pub(super) fn add(mut command: Command) -> Command {
         command = command.subcommand(one(name, Command::new(name)));
         group = group.subcommand(one(name, Command::new(in_group)).visible_aliases(aliases));
     }
-    for name in UNBUILT {
-        let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
-        group = group.subcommand(Command::new(name).hide(true).disable_help_flag(true).arg(rest));
-    }
-    group = group.subcommand(build::command("build"));
+    group = group.subcommand(build::command("build")).subcommand(files::import());
     group = group.subcommand(registry::pull(Command::new("pull")));
     group = group.subcommand(registry::push(Command::new("push")));
     let prune = Command::new("prune")
@@ -86,7 +89,8 @@ pub(super) fn add(mut command: Command) -> Command {
             switch(Arg::new("all").short('a').long("all"))
                 .help("Also those with a name that no container is made from"),
         )
-        .arg(switch(Arg::new("force").short('f').long("force")).help("Do not ask"));
+        .arg(switch(Arg::new("force").short('f').long("force")).help("Do not ask"))
+        .arg(values(Arg::new("filter").long("filter"), "KEY=VALUE").help("until=TIME, label=, label!="));
     let inspect = inspect(Command::new("inspect"), false);
     command
         .subcommand(group.subcommand(prune).subcommand(inspect))
@@ -126,9 +130,12 @@ fn one(name: &str, command: Command) -> Command {
             .about("Remove images")
             .arg(switch(both("force", 'f')).help("Also one with several names, by its id"))
             .arg(words("images", "IMAGE", 1)),
-        "tag" => command
-            .about("Give an image another name")
-            .arg(words("images", "IMAGE NAME[:TAG]", 2).num_args(2).action(ArgAction::Set)),
+        "tag" => command.about("Give an image another name").arg(
+            words("images", "IMAGE", 2)
+                .num_args(2)
+                .value_names(["IMAGE", "NAME[:TAG]"])
+                .action(ArgAction::Set),
+        ),
         "save" => command
             .about("Write images into a tar that docker and others load")
             .arg(value(both("output", 'o'), "FILE").help("File to write [default: standard output]"))
@@ -185,8 +192,8 @@ pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
     }
     if name == "image" {
         let Some((word, matches)) = matches.subcommand() else { return Ok(None) };
-        if UNBUILT.contains(&word) {
-            return Err(Error::NotBuilt { what: format!("image {word}"), code: 1 });
+        if word == "import" {
+            return files::read(word, matches);
         }
         if word == "build" {
             return Ok(Some(Verb::Build(Box::new(build::read(matches)?))));
@@ -197,10 +204,14 @@ pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
         return match NAMES.iter().find(|(_, in_group, _)| *in_group == word) {
             Some((name, ..)) => image(name, matches).map(Some),
             None if word == "inspect" => inspected(matches, Some("image".into())).map(Some),
-            None => Ok(Some(Verb::Image(Image::Prune {
-                all: is_on(matches, "all"),
-                force: is_on(matches, "force"),
-            }))),
+            None => {
+                let usage = |what| Error::Usage { what, verb: "image prune".into() };
+                Ok(Some(Verb::Image(Image::Prune {
+                    all: is_on(matches, "all"),
+                    force: is_on(matches, "force"),
+                    filter: super::texts(matches, "filter").map_err(usage)?,
+                })))
+            }
         };
     }
     if NAMES.iter().any(|(known, ..)| *known == name) { image(name, matches).map(Some) } else { Ok(None) }
@@ -305,7 +316,9 @@ mod tests {
         ] {
             assert_eq!(image(one), image(other));
         }
-        assert_eq!(image(&["image", "prune", "-af"]), Image::Prune { all: true, force: true });
+        let filter = vec!["until=24h".to_owned()];
+        let prune = Image::Prune { all: true, force: true, filter };
+        assert_eq!(image(&["image", "prune", "-af", "--filter", "until=24h"]), prune);
     }
 
     #[test]
@@ -321,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_too_much_or_not_built_is_refused() {
+    fn what_is_missing_or_too_much_is_refused() {
         for bad in [
             &["rmi"][..],
             &["tag", "a"],
@@ -337,7 +350,10 @@ mod tests {
         ] {
             assert!(verb(bad).is_err(), "{bad:?}");
         }
-        let refused = verb(&["image", "import", "x"]).unwrap_err();
-        assert_eq!(refused.to_string(), "image import is not built yet in this version of servin");
+        let import = |words: &[&str]| format!("{:?}", verb(words).unwrap());
+        assert_eq!(
+            import(&["image", "import", "-m", "x", "f", "n:1"]),
+            import(&["import", "-m", "x", "f", "n:1"])
+        );
     }
 }

@@ -25,6 +25,8 @@ const VALUES: &[(&str, Option<char>, &str, &str)] = &[
     ("--memory-swap", None, "SIZE", "Memory and swap together; the machine has no swap"),
     ("--memory-reservation", None, "SIZE", "Memory that is taken from the container last"),
     ("--cpu-shares", Some('c'), "N", "Weight among other containers [default: 1024]"),
+    ("--cpu-quota", None, "MICROSECONDS", "Processor time in each period, as --cpus says it in one number"),
+    ("--cpu-period", None, "MICROSECONDS", "Period of --cpu-quota [default: 100000]"),
     ("--oom-score-adj", None, "N", "Readiness to be killed for want of memory, -1000 to 1000"),
     ("--domainname", None, "NAME", "Domain name of the container"),
     (
@@ -46,7 +48,11 @@ const LISTS: &[(&str, &str, &str)] = &[
     ("--ulimit", "NAME=SOFT[:HARD]", "Limit of each process, as nofile=1024"),
     ("--cap-add", "NAME", "Add a capability, or ALL"),
     ("--cap-drop", "NAME", "Drop a capability, or ALL"),
-    ("--security-opt", "OPTION", "no-new-privileges"),
+    (
+        "--security-opt",
+        "OPTION",
+        "no-new-privileges; seccomp=unconfined and apparmor=unconfined say what is so anyway",
+    ),
     ("--sysctl", "NAME=VALUE", "Setting of the container's kernel"),
     ("--group-add", "GROUP", "Further group of the user"),
     ("--add-host", "NAME:ADDRESS", "Line of /etc/hosts"),

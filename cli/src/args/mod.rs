@@ -28,6 +28,7 @@ mod verb;
 mod vm;
 mod volume;
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -264,7 +265,8 @@ fn usage(error: &clap::Error, argv: &[OsString]) -> Error {
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
         _ => None,
     };
-    let verb = typed_verb(argv);
+    let whole = command();
+    let (verb, command) = typed_verb(&whole, argv);
     let argument = context(ContextKind::InvalidArg).unwrap_or_default();
     let what = match error.kind() {
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
@@ -277,16 +279,33 @@ fn usage(error: &clap::Error, argv: &[OsString]) -> Error {
         ErrorKind::UnknownArgument => format!("unexpected argument \"{argument}\""),
         ErrorKind::InvalidSubcommand => {
             let name = context(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let suggested = context(ContextKind::SuggestedSubcommand);
+            let suggested = context(ContextKind::SuggestedSubcommand).or_else(|| {
+                let known = command.get_subcommands().filter(|known| !known.is_hide_set());
+                known.map(Command::get_name).find(|known| is_swapped(known, &name)).map(str::to_owned)
+            });
             let suggested = suggested.map_or(String::new(), |s| format!(" (did you mean {s}?)"));
-            return Error::Usage {
-                what: format!("unknown command \"{name}\"{suggested}"),
-                verb: String::new(),
-            };
+            let name = if verb.is_empty() { name } else { format!("{verb} {name}") };
+            format!("unknown command \"{name}\"{suggested}")
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let known = command.get_subcommands().filter(|known| !known.is_hide_set());
+            let known: Vec<&str> = known.map(Command::get_name).filter(|name| *name != "help").collect();
+            format!("\"servin {verb}\" needs a command: {}", known.join(", "))
+        }
+        ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
+            format!("\"servin {verb}\" needs {argument}")
         }
         ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => match context(ContextKind::InvalidValue) {
-            Some(value) if !value.is_empty() => format!("invalid value \"{value}\" for {argument}"),
+            Some(value) if !value.is_empty() => {
+                let why = match (context(ContextKind::ValidValue), error.source()) {
+                    (Some(known), _) => format!(": it is one of {known}"),
+                    (None, Some(why)) if why.to_string() == NO_SWITCH => ": it is true or false".into(),
+                    (None, Some(why)) => format!(": {why}"),
+                    (None, None) => String::new(),
+                };
+                format!("invalid value \"{value}\" for {argument}{why}")
+            }
             _ => format!("{argument} needs a value"),
         },
         ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_owned(),
@@ -299,13 +318,37 @@ fn usage(error: &clap::Error, argv: &[OsString]) -> Error {
     Error::Usage { what, verb }
 }
 
-/// The verb on a command line that could not be read.
-fn typed_verb(argv: &[OsString]) -> String {
-    let command = command();
-    let known = argv
-        .iter()
-        .skip(1)
-        .filter_map(|word| word.to_str())
-        .find(|word| command.find_subcommand(word).is_some());
-    known.unwrap_or_default().to_owned()
+/// What clap says of a switch's value.
+const NO_SWITCH: &str = "value was not a boolean";
+
+/// The verb on a command line that could not be read, with its group, and what it is.
+fn typed_verb<'a>(command: &'a Command, argv: &[OsString]) -> (String, &'a Command) {
+    let (mut verb, mut command) = (Vec::new(), command);
+    let mut words = argv.iter().skip(1).filter_map(|word| word.to_str());
+    while let Some(word) = words.next() {
+        match command.find_subcommand(word) {
+            _ if matches!(word, "--data-root" | "--log-level") => drop(words.next()),
+            Some(found) => {
+                verb.push(found.get_name());
+                command = found;
+            }
+            None if word.starts_with('-') => {}
+            None => break,
+        }
+    }
+    (verb.join(" "), command)
+}
+
+/// Whether two neighbours changed places in a word, which no other likeness finds in a short one.
+fn is_swapped(known: &str, typed: &str) -> bool {
+    let (known, typed) = (known.as_bytes(), typed.as_bytes());
+    let differs = known.iter().zip(typed).position(|(one, other)| one != other);
+    known.len() == typed.len()
+        && differs.is_some_and(|at| {
+            let mut swapped = typed.to_vec();
+            at + 1 < swapped.len() && {
+                swapped.swap(at, at + 1);
+                swapped == known
+            }
+        })
 }

@@ -41,7 +41,10 @@ pub(super) fn flags(command: Command) -> Command {
         .arg(values(long("expose"), "PORT[/udp]").help("Expose a port, or a range of them"))
         .arg(values(long("dns"), "IP").help("Resolver instead of the host's"))
         .arg(values(long("dns-search"), "DOMAIN").help("Search domain instead of the host's; . for none"))
-        .arg(values(long("dns-option"), "OPTION").help("Option of the resolver instead of the host's"))
+        .arg(
+            values(long("dns-option").visible_alias("dns-opt"), "OPTION")
+                .help("Option of the resolver instead of the host's"),
+        )
         .arg(value(long("mac-address"), "MAC").help("Address of the network card"))
         .arg(value(long("ip"), "IP").help("IPv4 address of the container in its network"))
         .arg(

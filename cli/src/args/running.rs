@@ -138,17 +138,20 @@ pub(super) fn add(command: Command) -> Command {
                 .arg(format())
                 .arg(names(0)),
         )
-        .subcommand(
-            verb("events", "Show what happens to containers and images")
-                .arg(value(long("since"), "TIME").help("Also what happened from then on"))
-                .arg(value(long("until"), "TIME").help("End with this time"))
-                .arg(
-                    values(long("filter").short('f'), "KEY=VALUE")
-                        .help("type=, event=, container=, image=, label="),
-                )
-                .arg(value(long("format"), "FORMAT").help("json, or a template as {{.Action}}")),
-        )
+        .subcommand(events())
         .subcommand(update)
+}
+
+/// `events`, alone and in the group of the system.
+pub(super) fn events() -> Command {
+    let long = |name: &'static str| Arg::new(name).long(name);
+    Command::new("events")
+        .about("Show what happens to containers and images")
+        .args_override_self(true)
+        .arg(value(long("since"), "TIME").help("Also what happened from then on"))
+        .arg(value(long("until"), "TIME").help("End with this time"))
+        .arg(values(long("filter").short('f'), "KEY=VALUE").help("type=, event=, container=, image=, label="))
+        .arg(value(long("format"), "FORMAT").help("json, or a template as {{.Action}}"))
 }
 
 /// Reads the verb, if it is one of these.

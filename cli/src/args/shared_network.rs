@@ -117,10 +117,10 @@ pub(super) fn add(command: Command) -> Command {
 
 /// What was typed.
 pub(super) fn read(matches: &ArgMatches) -> Result<Verb> {
-    let usage = |what: String| Error::Usage { what, verb: "network".into() };
     let Some((verb, matches)) = matches.subcommand() else {
-        return Err(usage("no command was given".into()));
+        return Err(Error::Usage { what: "no command was given".into(), verb: "network".into() });
     };
+    let usage = |what: String| Error::Usage { what, verb: format!("network {verb}") };
     let typed = |name: &str| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
     if let Some((_, name, ..)) = UNBUILT.iter().find(|(of, name, ..)| *of == verb && typed(name)) {
         return Err(Error::NotBuilt { what: format!("network {verb} --{name}"), code: 1 });

@@ -13,7 +13,7 @@ pub(crate) enum Snapshot {
     /// `snapshot CONTAINER NAME`, or with a directory
     Make { container: String, name: Option<String>, output: Option<OsString>, stop: bool },
     /// `snapshot ls`
-    List { quiet: bool, format: Option<String> },
+    List { quiet: bool, format: Option<String>, filter: Vec<String> },
     /// `snapshot inspect`
     Inspect { names: Vec<String>, format: Option<String> },
     /// `snapshot rm`
@@ -66,6 +66,10 @@ pub(super) fn add(command: Command) -> Command {
                 .about("List snapshots")
                 .visible_alias("list")
                 .arg(switch(both("quiet", 'q')).help("Print the names alone"))
+                .arg(
+                    values(both("filter", 'f'), "KEY=VALUE")
+                        .help("name=, container=, image=, before=, since="),
+                )
                 .arg(value(long("format"), "FORMAT").help("table, json, or a template such as '{{.Name}}'")),
         )
         .subcommand(
@@ -120,7 +124,8 @@ pub(super) fn read(verb: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
     };
     let typed = match (verb, matches.subcommand()) {
         ("snapshot", Some(("ls", matches))) => {
-            Snapshot::List { quiet: is_on(matches, "quiet"), format: text(matches, "format")? }
+            let filter = super::texts(matches, "filter").map_err(usage)?;
+            Snapshot::List { quiet: is_on(matches, "quiet"), format: text(matches, "format")?, filter }
         }
         ("snapshot", Some(("inspect", matches))) => {
             Snapshot::Inspect { names: names(matches)?, format: text(matches, "format")? }
@@ -176,7 +181,8 @@ mod tests {
 
     #[test]
     fn snapshots_are_listed_looked_at_and_removed() {
-        assert_eq!(verb(&["snapshot", "ls", "-q"]).unwrap(), Snapshot::List { quiet: true, format: None });
+        let list = Snapshot::List { quiet: true, format: None, filter: vec!["name=x".into()] };
+        assert_eq!(verb(&["snapshot", "ls", "-q", "-f", "name=x"]).unwrap(), list);
         let names = vec!["a".to_owned(), "b".to_owned()];
         assert_eq!(verb(&["snapshot", "rm", "a", "b"]).unwrap(), Snapshot::Remove { names: names.clone() });
         let inspect = verb(&["snapshot", "inspect", "-f", "{{.Name}}", "a", "b"]).unwrap();

@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::{Verb, is_on, switch, text, texts, value, values};
+use super::{IN_GROUP, Verb, is_on, switch, text, texts, value, values};
 use crate::error::{Error, Result};
 
 /// A verb with its arguments.
@@ -43,16 +43,17 @@ pub(super) fn add(command: Command) -> Command {
         )
         .subcommand(
             Command::new("prune")
-                .about("Remove containers that have ended, images without a name, and what nothing speaks of")
+                .about("Remove containers that have ended, networks that no container is on, images without a name, and what nothing speaks of")
                 .arg(
                     switch(long("all").short('a'))
                         .help("Also images that no container is made from, and templates"),
                 )
-                .arg(switch(long("volumes")).help("Also volumes that no container uses"))
+                .arg(switch(long("volumes")).help("Also volumes without a name that no container uses"))
                 .arg(force())
                 .arg(filter("until=TIME, label=, label!=")),
         )
         .subcommand(info("info"))
+        .subcommand(super::running::events())
         .subcommand(
             Command::new("check")
                 .about("Check that the store and its files agree, reading every byte")
@@ -65,6 +66,7 @@ pub(super) fn add(command: Command) -> Command {
     let container = Command::new("container")
         .about("The verbs of containers: servin container ls, inspect, run, stop, ...")
         .subcommand_required(true)
+        .subcommands(in_group(&command))
         .subcommand(
             Command::new("prune")
                 .about("Remove containers that have ended")
@@ -72,6 +74,14 @@ pub(super) fn add(command: Command) -> Command {
                 .arg(filter("until=TIME, label=, label!=")),
         );
     command.subcommand(system).subcommand(container).subcommand(info("info"))
+}
+
+/// The verbs of containers, to be shown in their group. What is typed there is read as the verbs themselves.
+fn in_group(command: &Command) -> Vec<Command> {
+    let verbs = IN_GROUP.iter().filter_map(|name| command.find_subcommand(name).cloned());
+    verbs
+        .map(|verb| if verb.get_name() == "ps" { verb.name("ls").visible_alias("list") } else { verb })
+        .collect()
 }
 
 /// Reads the verb, if it is one of these.
@@ -86,6 +96,9 @@ pub(super) fn read(verb: &str, matches: &ArgMatches) -> Result<Option<Verb>> {
         Some(found) => found,
         None => return Ok(Some(Verb::System(info(matches)?))),
     };
+    if name == "events" {
+        return super::running::read(name, matches);
+    }
     let on = |name| is_on(matches, name);
     let filter = || texts(matches, "filter").map_err(usage);
     Ok(Some(Verb::System(match (verb, name) {

@@ -218,7 +218,10 @@ fn a_completion_knows_what_is_built_and_nothing_else() {
         }
     }
     let (text, code) = refused(&["completion", "cmd.exe"]);
-    assert_eq!((text.as_str(), code), ("invalid value \"cmd.exe\" for <SHELL>", 1));
+    assert_eq!(
+        (text.as_str(), code),
+        ("invalid value \"cmd.exe\" for <SHELL>: it is one of bash, elvish, fish, powershell, zsh", 1)
+    );
 }
 
 #[test]
@@ -232,8 +235,19 @@ fn what_is_unknown_is_refused_in_one_line() {
         (&["doctor", "x"], "unexpected argument \"x\"", 1),
         (&["run"], "<IMAGE>... is missing", 125),
         (&["run", "-m"], "--memory <SIZE> needs a value", 125),
-        (&["run", "--rm=maybe", "img"], "invalid value \"maybe\" for --rm[=<BOOL>]", 125),
-        (&["--log-level", "loud", "doctor"], "invalid value \"loud\" for --log-level <LEVEL>", 1),
+        (
+            &["run", "--rm=maybe", "img"],
+            "invalid value \"maybe\" for --rm[=<BOOL>]: it is true or false",
+            125,
+        ),
+        (
+            &["--log-level", "loud", "doctor"],
+            "invalid value \"loud\" for --log-level <LEVEL>: it is off, error, warn, info, debug or trace",
+            1,
+        ),
+        (&["rnu", "img"], "unknown command \"rnu\" (did you mean run?)", 1),
+        (&["exec", "x"], "\"servin exec\" needs <CONTAINER> <COMMAND>...", 125),
+        (&["tag", "a"], "\"servin tag\" needs <IMAGE> <NAME[:TAG]>", 1),
     ] {
         let (text, found) = refused(words);
         assert_eq!(text, expected, "{words:?}");
@@ -250,4 +264,41 @@ fn global_flags_stand_before_or_after_the_verb() {
         assert_eq!(global.data_root.as_deref(), Some(std::path::Path::new("/d")));
         assert_eq!(global.log_level, log::LevelFilter::Debug);
     }
+}
+
+#[test]
+fn groups_have_dockers_verbs_and_show_them() {
+    let debug = |words: &[&str]| format!("{:?}", typed(words).unwrap());
+    assert_eq!(debug(&["system", "events", "--since", "1h"]), debug(&["events", "--since", "1h"]));
+    assert!(matches!(typed(&["version", "-f", "x"]), Ok(Typed::Verb(_, Verb::Version { format: Some(_) }))));
+    let help = printed(&["container", "--help"]);
+    for verb in ["ls", "inspect", "run", "exec", "prune", "stop"] {
+        assert!(help.contains(&format!("  {verb} ")), "{verb}: {help}");
+    }
+    assert!(printed(&["system", "prune", "--help"]).contains("networks"));
+}
+
+#[test]
+fn a_group_without_a_verb_says_which_it_has_and_hints_name_the_verb() {
+    let hint = |words: &[&str]| match typed(words) {
+        Err(error) => (error.to_string(), error.hint().unwrap_or_default()),
+        Ok(typed) => panic!("{words:?} was taken: {typed:?}"),
+    };
+    let (what, to) = hint(&["image"]);
+    assert!(what.starts_with("\"servin image\" needs a command: ls, ") || what.contains(", ls, "), "{what}");
+    assert!(what.contains("prune") && to == "see \"servin image --help\"", "{what} {to}");
+    for (words, verb) in [
+        (&["image", "prune", "--x"][..], "image prune"),
+        (&["--data-root", "/d", "system", "df", "--x"], "system df"),
+        (&["container", "foo"], "container"),
+        (&["vm", "foo"], "vm"),
+        (&["vm", "images", "pull"], "vm images pull"),
+        (&["volume", "create", "-d", "nfs", "x"], "volume create"),
+        (&["network", "create", "-d", "x", "n"], "network create"),
+        (&["ps", "-Z"], "ps"),
+    ] {
+        assert_eq!(hint(words).1, format!("see \"servin {verb} --help\""), "{words:?}");
+    }
+    assert_eq!(hint(&["container", "foo"]).0, "unknown command \"container foo\"");
+    assert_eq!(hint(&["nonsense"]).1, "see \"servin --help\"");
 }

@@ -18,8 +18,6 @@ const RUN_FLAGS: &[(&str, Option<char>, bool)] = &[
     ("blkio-weight-device", None, VALUE),
     ("cgroup-parent", None, VALUE),
     ("cgroupns", None, VALUE),
-    ("cpu-period", None, VALUE),
-    ("cpu-quota", None, VALUE),
     ("cpu-rt-period", None, VALUE),
     ("cpu-rt-runtime", None, VALUE),
     ("cpuset-cpus", None, VALUE),
@@ -47,6 +45,9 @@ const RUN_FLAGS: &[(&str, Option<char>, bool)] = &[
     ("uts", None, VALUE),
     ("volume-driver", None, VALUE),
 ];
+
+/// Values of them that ask for what is so anyway: each container has a kernel of its own.
+const NO_CHANGE: &[(&str, &str)] = &[("ipc", "private"), ("cgroupns", "private"), ("isolation", "default")];
 
 /// Verbs.
 const VERBS: &[&str] = &["search"];
@@ -85,11 +86,19 @@ pub(super) fn refuse_run_flags(matches: &ArgMatches) -> Result<()> {
         // Not there at all where `run` was read by itself.
         matches.try_contains_id(name).is_ok_and(|there| there)
             && matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine)
+            && !changes_nothing(matches, name)
     };
     match RUN_FLAGS.iter().find(|(name, ..)| typed(name)) {
         Some((name, ..)) => Err(Error::NotBuilt { what: format!("run --{name}"), code: 125 }),
         None => Ok(()),
     }
+}
+
+fn changes_nothing(matches: &ArgMatches, name: &str) -> bool {
+    let known = |value: &std::ffi::OsString| {
+        NO_CHANGE.iter().any(|(flag, harmless)| *flag == name && *value == **harmless)
+    };
+    NO_CHANGE.iter().any(|(flag, _)| *flag == name) && super::all(matches, name).iter().all(known)
 }
 
 /// Refuses a verb that is not built.

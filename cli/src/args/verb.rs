@@ -1,6 +1,6 @@
 //! The verbs that are built, as they were typed.
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 
 use super::{
     Bench, Build, Container, Files, Image, Inspect, Registry, Run, Running, SharedNetwork, Snapshot,
@@ -47,7 +47,10 @@ pub(crate) enum Verb {
     /// `servin doctor`
     Doctor,
     /// `servin version`
-    Version,
+    Version {
+        /// How to print.
+        format: Option<String>,
+    },
 }
 
 /// Adds the verbs to the command.
@@ -58,7 +61,12 @@ pub(super) fn add(command: Command) -> Command {
         .subcommand(build::command("build"))
         .subcommand(completion::command())
         .subcommand(Command::new("doctor").about("Say what this host offers, and what to do about it"))
-        .subcommand(Command::new("version").about("Print the version of servin and what it was built for"))
+        .subcommand(
+            Command::new("version").about("Print the version of servin and what it was built for").arg(
+                super::value(Arg::new("format").short('f').long("format"), "FORMAT")
+                    .help("json, or a template such as '{{.Client.Version}}'"),
+            ),
+        )
 }
 
 /// Reads the verb `name`.
@@ -97,7 +105,10 @@ pub(super) fn read(name: &str, matches: &ArgMatches) -> Result<Verb> {
         "volume" => volume::read(matches),
         "network" => shared_network::read(matches),
         "doctor" => Ok(Verb::Doctor),
-        "version" => Ok(Verb::Version),
+        "version" => {
+            let usage = |what| crate::error::Error::Usage { what, verb: name.into() };
+            Ok(Verb::Version { format: super::text(matches, "format").map_err(usage)? })
+        }
         other => Err(crate::error::Error::NotBuilt { what: other.to_owned(), code: 1 }),
     }
 }

@@ -27,17 +27,21 @@ pub(crate) enum Vm {
 /// Adds the group.
 pub(super) fn add(command: Command) -> Command {
     let long = |name: &'static str| Arg::new(name).long(name);
-    let list = |command: Command| {
+    let list = |command: Command, quiet: &'static str, whole: &'static str, format: &'static str| {
         command
-            .arg(switch(long("quiet").short('q')).help("Print the keys alone"))
-            .arg(switch(long("no-trunc")).help("Print keys in full"))
-            .arg(value(long("format"), "FORMAT").help("table, json, or a template such as {{.Image}}"))
+            .arg(switch(long("quiet").short('q')).help(quiet))
+            .arg(switch(long("no-trunc")).help(whole))
+            .arg(value(long("format"), "FORMAT").help(format))
     };
-    let images = list(Command::new("images"))
+    let templates = |command: Command| {
+        let format = "table, json, or a template such as '{{.Image}}'";
+        list(command, "Print the keys alone", "Print keys in full", format)
+    };
+    let images = templates(Command::new("images"))
         .about("Templates: saved machines that later runs of an image clone")
         .args_conflicts_with_subcommands(true)
         .subcommand(
-            list(Command::new("list").about("List the templates, the one used last first"))
+            templates(Command::new("list").about("List the templates, the one used last first"))
                 .visible_alias("ls"),
         )
         .subcommand(
@@ -61,11 +65,12 @@ pub(super) fn add(command: Command) -> Command {
             Command::new("update")
                 .about("Make templates anew for today's servin, guest kernel and images, and remove the old ones"),
         );
-    let status = list(Command::new("status"))
+    let format = "table, json, or a template such as '{{.Name}}'";
+    let status = list(Command::new("status"), "Print the containers' ids alone", "Print whole ids", format)
         .about("The machines that run: their monitor's process, memory and processors");
     let config = Command::new("config")
         .about("What machines are made of where nothing else is said, and what changes that")
-        .arg(value(long("format"), "FORMAT").help("table, json, or a template such as {{.Value}}"));
+        .arg(value(long("format"), "FORMAT").help("table, json, or a template such as '{{.Value}}'"));
     let vm = Command::new("vm").about("The machines that containers run in").subcommand_required(true);
     command.subcommand(vm.subcommand(images).subcommand(status).subcommand(config))
 }
@@ -159,6 +164,17 @@ mod tests {
         assert_eq!(vm(&["vm", "images", "update"]), Vm::Update);
         assert!(verb(&["vm", "images", "pull"]).is_err());
         assert!(verb(&["vm", "images", "pull", "alpine", "sh"]).is_err(), "no program runs");
+    }
+
+    #[test]
+    fn the_help_of_each_listing_speaks_of_what_it_lists() {
+        let help = |words: &[&str]| match parse(words.iter().map(OsString::from)) {
+            Ok(Typed::Text(text)) => text,
+            other => panic!("{words:?} gave {other:?}"),
+        };
+        let status = help(&["servin", "vm", "status", "--help"]);
+        assert!(status.contains("containers' ids") && !status.contains("keys"), "{status}");
+        assert!(help(&["servin", "vm", "images", "ls", "--help"]).contains("Print the keys alone"));
     }
 
     #[test]

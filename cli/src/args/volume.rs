@@ -79,10 +79,10 @@ pub(super) fn add(command: Command) -> Command {
 
 /// What was typed.
 pub(super) fn read(matches: &ArgMatches) -> Result<Verb> {
-    let usage = |what: String| Error::Usage { what, verb: "volume".into() };
     let Some((verb, matches)) = matches.subcommand() else {
-        return Err(usage("no command was given".into()));
+        return Err(Error::Usage { what: "no command was given".into(), verb: "volume".into() });
     };
+    let usage = |what: String| Error::Usage { what, verb: format!("volume {verb}") };
     let one = |name: &str| text(matches, name).map_err(|what| usage(format!("--{name}: {what}")));
     let many = |name: &str| {
         let words = all(matches, name);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
-use servin_engine::container::{LEAST_MEMORY, Request, Ulimit, capability};
+use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, Request, Ulimit, capability};
 use servin_engine::monitor::log::LogOptions;
 
 use super::run::value;
@@ -72,6 +72,8 @@ fn one(request: &mut Request, flag: &str, text: &str) -> Result<(), String> {
             let score = text.parse().ok().filter(|score| (-1000..=1000).contains(score));
             limits.oom_score_adj = Some(score.ok_or("it is a number from -1000 to 1000")?);
         }
+        // Together: [`quota`].
+        "--cpu-quota" | "--cpu-period" => {}
         "--domainname" => {
             let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if text.len() > 64 || !text.chars().all(fits) {
@@ -95,6 +97,23 @@ fn one(request: &mut Request, flag: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What `--cpu-quota` and `--cpu-period` say, if they limit anything.
+pub(super) fn quota(typed: &args::Limits) -> Result<Option<Cpus>> {
+    let number = |wanted: &'static str, least: i64, most: i64| -> Result<Option<i64>> {
+        let Some((flag, word)) = typed.one.iter().find(|(flag, _)| *flag == wanted) else { return Ok(None) };
+        let number = word.to_str().and_then(|text| text.parse().ok());
+        let fits = |number: &i64| (least..=most).contains(number) || wanted == "--cpu-quota" && *number <= 0;
+        let why = || format!("it is a number of microseconds from {least} to {most}");
+        number.filter(fits).ok_or_else(|| value(flag, word)(why())).map(Some)
+    };
+    let period = number("--cpu-period", 1000, 1_000_000)?.unwrap_or(100_000);
+    let most = i64::from(MOST_CPUS) * period;
+    let least = (period / 100).max(1000);
+    // As with docker, 0 and -1 are no limit.
+    let quota = number("--cpu-quota", least, most)?.filter(|quota| *quota > 0);
+    Ok(quota.map(|quota| Cpus { nano: quota.unsigned_abs() * 1_000_000_000 / period.unsigned_abs() }))
+}
+
 fn many(request: &mut Request, flag: &str, text: &str) -> Result<(), String> {
     let privileges = &mut request.privileges;
     match flag {
@@ -106,15 +125,19 @@ fn many(request: &mut Request, flag: &str, text: &str) -> Result<(), String> {
         }
         "--cap-add" => privileges.cap_add.push(capability::canonical(text)?),
         "--cap-drop" => privileges.cap_drop.push(capability::canonical(text)?),
-        "--security-opt" => match text.split_once([':', '=']).unwrap_or((text, "true")) {
-            ("no-new-privileges", "true") => privileges.no_new_privileges = true,
-            ("no-new-privileges", "false") => privileges.no_new_privileges = false,
-            _ => {
-                return Err(
-                    "no-new-privileges is the only option here: a container's kernel is its own".into()
-                );
+        "--security-opt" => {
+            match text.split_once([':', '=']).unwrap_or((text, "true")) {
+                ("no-new-privileges", "true") => privileges.no_new_privileges = true,
+                ("no-new-privileges", "false") => privileges.no_new_privileges = false,
+                // It is so anyway.
+                ("seccomp" | "apparmor", "unconfined") | ("label", "disable") => {}
+                _ => {
+                    return Err("there are no-new-privileges, seccomp=unconfined and apparmor=unconfined: a container's \
+                     kernel is its own, and no profile is needed between it and the host"
+                    .into());
+                }
             }
-        },
+        }
         "--sysctl" => {
             let (name, value) = text.split_once('=').ok_or("it looks like NAME=VALUE")?;
             let name = name.trim();

@@ -110,6 +110,13 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
     if let Some(text) = &typed.cpus {
         request.cpus = checked_cpus(text)?;
     }
+    if let Some(cpus) = limits::quota(&typed.limits)? {
+        if typed.cpus.is_some() {
+            let what = "--cpus and --cpu-quota say the same: leave one of them out".into();
+            return Err(Error::Usage { what, verb: "run".into() });
+        }
+        request.cpus = cpus;
+    }
     for word in &typed.volume {
         volume::volume(word, &cwd).map_err(value("-v, --volume", word))?.add_to(&mut request);
     }

@@ -372,7 +372,10 @@ fn limits_that_mean_nothing_are_refused_with_their_flag() {
         (&["--pids-limit", "x"][..], "--pids-limit"),
         (&["--ulimit", "files=1"], "\"files\" is none of"),
         (&["--cap-add", "fly"], "--cap-add"),
-        (&["--security-opt", "seccomp=unconfined"], "no-new-privileges is the only"),
+        (&["--security-opt", "seccomp=profile.json"], "seccomp=unconfined"),
+        (&["--cpu-quota", "10"], "microseconds"),
+        (&["--cpu-quota", "50000", "--cpus", "1"], "leave one of them out"),
+        (&["--cpu-period", "5"], "1000 to 1000000"),
         (&["--sysctl", "kernel.hostname=x"], "--hostname"),
         (&["--sysctl", "../x=1"], "net.core.somaxconn"),
         (&["--log-driver", "syslog"], "json-file, local or none"),
@@ -404,4 +407,29 @@ fn when_and_which_image_is_pulled_is_said_by_flags() {
         let words = [flag, &["--rootfs", "/x", "true"]].concat();
         assert!(refused(&words).contains("--rootfs"), "{words:?}");
     }
+}
+
+#[test]
+fn a_quota_is_processors_in_other_words() {
+    let nano = |words: &[&str]| meant(&[words, &["img"]].concat()).request.cpus.nano;
+    assert_eq!(nano(&["--cpu-quota", "50000"]), 500_000_000);
+    assert_eq!(nano(&["--cpu-quota=30000", "--cpu-period=20000"]), 1_500_000_000);
+    assert_eq!(nano(&["--cpu-period", "20000"]), Cpus::ONE.nano);
+    assert_eq!(nano(&["--cpu-quota", "-1", "--cpus", "2"]), 2_000_000_000);
+}
+
+#[test]
+fn what_is_so_anyway_is_taken() {
+    let plain = meant(&["img"]);
+    for words in [
+        &["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor:unconfined"][..],
+        &["--ipc", "private"],
+        &["--cgroupns=private", "--isolation", "default"],
+    ] {
+        assert_eq!(meant(&[words, &["img"]].concat()), plain, "{words:?}");
+    }
+    assert!(refused(&["--ipc", "private", "--ipc", "host", "img"]).contains("run --ipc is not built"));
+    let options =
+        meant(&["--dns-opt", "ndots:2", "--dns-option", "rotate", "img"]).request.network.dns_options;
+    assert_eq!(options, ["ndots:2", "rotate"]);
 }

@@ -36,7 +36,16 @@ pub(crate) fn config(record: &Record) -> Result<Config> {
 }
 
 /// Does something with each name and prints what it gives; goes on after failures, which make the exit code 1.
-pub(crate) fn each(names: &[String], mut work: impl FnMut(&str) -> Result<String>) -> Result<u8> {
+pub(crate) fn each(names: &[String], work: impl FnMut(&str) -> Result<String>) -> Result<u8> {
+    each_forgiving(names, |_| false, work)
+}
+
+/// As [`each`]; failures that are forgiven are said, and no more.
+pub(crate) fn each_forgiving(
+    names: &[String],
+    forgiven: impl Fn(&Error) -> bool,
+    mut work: impl FnMut(&str) -> Result<String>,
+) -> Result<u8> {
     let mut code = 0;
     for name in names {
         match work(name) {
@@ -45,7 +54,7 @@ pub(crate) fn each(names: &[String], mut work: impl FnMut(&str) -> Result<String
             }
             Err(error) => {
                 output::failure(&error);
-                code = 1;
+                code = if forgiven(&error) { code } else { 1 };
             }
         }
     }

@@ -119,7 +119,7 @@ fn out_of(client: &mut Client, path: &[u8], to: &Side, follow: bool, archive: bo
     let Some(found) = client.stat(&path, follow)? else {
         return Err(Failure::Files {
             what: format!("find {shown} in the container"),
-            source: io::ErrorKind::NotFound.into(),
+            source: io::Error::new(io::ErrorKind::NotFound, "no such file or directory"),
         }
         .into());
     };

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use servin_engine::container::{
-    Config, Health, Plan, Privileges, Request, RootSource, Text, machine_memory, short, signal,
+    Config, Health, Plan, Privileges, Request, Text, machine_memory, short, signal,
 };
 use servin_engine::image::Images;
 use servin_engine::network::{Mode, Networking};
@@ -11,6 +11,7 @@ use servin_engine::time::rfc3339;
 use servin_engine::volume::Volumes;
 
 use super::containers::config;
+use super::network::built_in_id;
 use super::port;
 use crate::error::Result;
 
@@ -20,6 +21,7 @@ pub(crate) fn container(store: &Store, record: &Record, with_size: bool) -> Resu
     let dir = store.container_dir(&record.id);
     let texts = |list: &[Text]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let running = matches!(record.state, State::Running | State::Paused);
+    let (entrypoint, cmd) = program(&request, &plan, record, store);
     let health = plan.health.as_ref().and_then(|_| Health::read(&dir));
     let mut out = json!({
         "Id": record.id,
@@ -53,12 +55,12 @@ pub(crate) fn container(store: &Store, record: &Record, with_size: bool) -> Resu
             "OpenStdin": request.stdin,
             "StdinOnce": request.stdin && !request.detach,
             "Env": texts(&plan.env),
-            "Cmd": if request.args.is_empty() { Value::Null } else { texts(&request.args).into() },
+            "Cmd": cmd,
             "Healthcheck": plan.health.as_ref().map(|check| check.describe()),
-            "Image": image(&request),
+            "Image": request.root.name(),
             "Volumes": null,
             "WorkingDir": plan.cwd.to_string(),
-            "Entrypoint": request.entrypoint.as_ref().map(|program| vec![program.to_string()]),
+            "Entrypoint": entrypoint,
             "OnBuild": null,
             "Labels": object(&plan.labels),
             "StopSignal": signal::name(plan.stop_signal),
@@ -105,11 +107,21 @@ fn state(record: &Record, health: Option<&Health>) -> Value {
     state
 }
 
-fn image(request: &Request) -> String {
-    match &request.root {
-        RootSource::Image(name) => name.clone(),
-        RootSource::Directory(dir) => dir.to_string(),
-    }
+/// The entrypoint and the command, the image's where the user gave none; null where there is none.
+fn program(request: &Request, plan: &Plan, record: &Record, store: &Store) -> (Value, Value) {
+    let image = record.image.and_then(|id| Images::new(store).find(&id.to_string()).ok());
+    let entrypoint = match (&request.entrypoint, image) {
+        // What comes before the arguments is the entrypoint, whoever named it.
+        _ if !request.args.is_empty() => plan.argv.len().saturating_sub(request.args.len()),
+        (Some(_), _) => plan.argv.len(),
+        (None, image) => image.map_or(0, |image| image.config.process.entrypoint.len()),
+    };
+    let (entrypoint, cmd) = plan.argv.split_at(entrypoint.min(plan.argv.len()));
+    let list = |words: &[Text]| match words {
+        [] => Value::Null,
+        words => words.iter().map(ToString::to_string).collect::<Vec<_>>().into(),
+    };
+    (list(entrypoint), list(cmd))
 }
 
 fn object(pairs: &[(String, String)]) -> Map<String, Value> {
@@ -148,11 +160,15 @@ fn host_config(request: &Request, plan: &Plan) -> Value {
     let limits = &request.limits;
     let Privileges { cap_add, cap_drop, privileged, no_new_privileges, groups } = &request.privileges;
     let list = |words: &[String]| if words.is_empty() { Value::Null } else { words.into() };
-    let binds: Vec<String> = request
+    let binds = request
         .binds
         .iter()
-        .map(|bind| format!("{}:{}{}", bind.host, bind.target, if bind.read_only { ":ro" } else { "" }))
-        .collect();
+        .map(|bind| format!("{}:{}{}", bind.host, bind.target, if bind.read_only { ":ro" } else { "" }));
+    let named = request.volumes.iter().filter_map(|used| {
+        let read_only = if used.read_only { ":ro" } else { "" };
+        Some(format!("{}:{}{read_only}", used.name.as_ref()?, used.target))
+    });
+    let binds: Vec<String> = binds.chain(named).collect();
     let hosts: Vec<String> =
         request.hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
     // As docker shows them, no limit is -1.
@@ -226,7 +242,7 @@ fn published(plan: &Plan) -> Vec<String> {
     ports
 }
 
-/// The network as docker describes it; empty for a container that does not run.
+/// The network as docker describes it; without addresses for a container that does not run.
 fn network_settings(container: &Record, networking: &Networking, plan: &Plan, running: bool) -> Value {
     let place = networking.place.as_ref();
     let name = match &networking.mode {
@@ -238,6 +254,12 @@ fn network_settings(container: &Record, networking: &Networking, plan: &Plan, ru
     };
     // What docker tells of a network that was made.
     let of_place = |mut about: Value| {
+        if networking.mode == Mode::Own {
+            extend(
+                &mut about,
+                json!({ "NetworkID": built_in_id(name), "IPAMConfig": null, "Aliases": null }),
+            );
+        }
         if let Some(place) = place {
             let asked = networking.address.map(|address| json!({ "IPv4Address": address }));
             let own = [container.name.clone(), short(&container.id)];
@@ -250,10 +272,10 @@ fn network_settings(container: &Record, networking: &Networking, plan: &Plan, ru
         json!({ name: about })
     };
     if !running || !networking.has_card() {
-        let networks = match networking.mode {
-            Mode::Own => json!({}),
-            _ => of_place(json!({ "IPAddress": "", "Gateway": "", "MacAddress": "" })),
-        };
+        let networks = of_place(json!({
+            "IPAddress": "", "IPPrefixLen": 0, "Gateway": "", "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
+        }));
         return json!({ "Ports": {}, "IPAddress": "", "Gateway": "", "MacAddress": "", "Networks": networks });
     }
     let network = networking.network();
@@ -279,5 +301,68 @@ fn network_settings(container: &Record, networking: &Networking, plan: &Plan, ru
 fn extend(object: &mut Value, more: Value) {
     if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
         object.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use servin_engine::container::{RootSource, create};
+    use servin_engine::volume::VolumeMount;
+
+    use super::*;
+
+    fn inspected(store: &Store, change: impl FnOnce(&mut Request)) -> Value {
+        let mut request = Request::new(RootSource::Directory("/srv/root".into()));
+        request.args = vec!["-c".into(), "true".into()];
+        change(&mut request);
+        container(store, &create(store, &request).unwrap(), false).unwrap()
+    }
+
+    #[test]
+    fn the_command_is_what_runs_and_volumes_are_binds() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let seen = inspected(&store, |request| {
+            request.entrypoint = Some("/bin/sh".into());
+            let volume = |name: Option<&str>, target: &str, read_only| VolumeMount {
+                name: name.map(Into::into),
+                target: target.into(),
+                read_only,
+                no_copy: false,
+            };
+            request.volumes = vec![
+                volume(Some("data"), "/d", true),
+                volume(Some("logs"), "/l", false),
+                volume(None, "/x", false),
+            ];
+        });
+        assert_eq!(seen["Config"]["Entrypoint"], json!(["/bin/sh"]));
+        assert_eq!(seen["Config"]["Cmd"], json!(["-c", "true"]));
+        assert_eq!(seen["HostConfig"]["Binds"], json!(["data:/d:ro", "logs:/l"]));
+        let alone = inspected(&store, |request| {
+            request.entrypoint = Some("/bin/true".into());
+            request.args.clear();
+        });
+        assert_eq!(
+            (&alone["Config"]["Entrypoint"], &alone["Config"]["Cmd"]),
+            (&json!(["/bin/true"]), &Value::Null)
+        );
+        let none = inspected(&store, |_| {});
+        assert_eq!(
+            (&none["Config"]["Entrypoint"], &none["Config"]["Cmd"]),
+            (&Value::Null, &json!(["-c", "true"]))
+        );
+    }
+
+    #[test]
+    fn a_container_that_does_not_run_is_on_its_network_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let seen = inspected(&store, |_| {});
+        let bridge = &seen["NetworkSettings"]["Networks"]["bridge"];
+        assert_eq!(
+            (&bridge["IPAddress"], bridge["NetworkID"].as_str().map(str::len)),
+            (&json!(""), Some(64))
+        );
     }
 }

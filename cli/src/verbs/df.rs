@@ -26,7 +26,7 @@ const COLUMNS: &[(&str, &str)] = &[
 
 /// Prints what takes space below the data root.
 pub(crate) fn run(global: &Global, verbose: bool, format: Option<&str>) -> Result<u8> {
-    let format = Format::new(format, false, "system")?;
+    let format = Format::new(format, false, "system df")?;
     let store = open(global)?;
     let images = Images::new(&store);
     let containers = store.containers().list()?;

@@ -102,7 +102,11 @@ fn guest() -> Finding {
     let guest = match Guest::find(None) {
         Ok(guest) => guest,
         Err(error) => {
-            return Finding::bad(topic, output::chain(&error), "build it: make guest");
+            // What to do stands in a line of its own here.
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("build it ")).collect();
+            let todo = "build it (make guest), or name a directory in SERVIN_GUEST_DIR";
+            return Finding::bad(topic, lines.join("\n"), todo);
         }
     };
     match guest.verify() {

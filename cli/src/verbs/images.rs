@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use servin_engine::image::{Image, Images, Reference};
 use servin_engine::store::now_ns;
-use servin_engine::time::{parse_rfc3339, rfc3339};
+use servin_engine::time::parse_rfc3339;
 
 use crate::args::{Global, List};
 use crate::error::Result;
@@ -62,7 +62,7 @@ fn row(image: &Image, name: Option<&Reference>, digests: &[Reference], no_trunc:
     let size = human::size(image.size);
     // Reproducible builds say 1970, which means nothing.
     let (at, since) = match parse_rfc3339(&image.config.created).filter(|ns| *ns > 0) {
-        Some(ns) => (rfc3339(ns)[..19].replace('T', " ") + " +0000 UTC", human::ago(ns, now_ns())),
+        Some(ns) => (human::time(ns), human::ago(ns, now_ns())),
         None => ("N/A".into(), "N/A".into()),
     };
     json!({

@@ -17,7 +17,7 @@ use crate::template::Template;
 /// Prints what is known of containers and images. What is not found is said, the others are printed, and the code is 1.
 pub(crate) fn run(global: &Global, typed: &Inspect) -> Result<u8> {
     let store = open(global)?;
-    show("inspect", &typed.names, typed.format.as_deref(), |name| object(&store, name, typed))
+    show(typed.verb(), &typed.names, typed.format.as_deref(), |name| object(&store, name, typed))
 }
 
 /// Prints what `find` knows of each name, as JSON or as the format says: `inspect` of whatever `verb` is about.
@@ -77,7 +77,7 @@ fn object(store: &Store, name: &str, typed: &Inspect) -> Result<Value> {
             let network = |_| super::network::known(store, name);
             super::volume::known(store, name).or_else(network).map_err(|_| Error::Usage {
                 what: format!("no such container, image, volume or network: {name}"),
-                verb: String::new(),
+                verb: typed.verb().into(),
             })
         }
         Err(error) => Err(error.into()),

@@ -18,15 +18,7 @@ use crate::spec::moment::moment;
 
 /// Prints a container's log, to the streams that its program wrote to.
 pub(crate) fn run(global: &Global, typed: &Logs) -> Result<u8> {
-    let tail = match typed.tail.as_deref() {
-        None | Some("all") => None,
-        Some(text) => Some(text.parse::<usize>().map_err(|_| Error::Value {
-            flag: "-n, --tail",
-            value: text.to_owned(),
-            why: "it is a number of lines, or all".into(),
-            code: 1,
-        })?),
-    };
+    let tail = typed.tail.as_deref().map(lines).transpose()?.flatten();
     let at = |flag: &'static str, text: Option<&str>| {
         let bad = |why| Error::Value { flag, value: text.unwrap_or_default().to_owned(), why, code: 1 };
         text.map(|text| moment(text, now_ns())).transpose().map_err(bad)
@@ -56,6 +48,20 @@ pub(crate) fn run(global: &Global, typed: &Logs) -> Result<u8> {
         // The reader had enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         printed => printed.map(|()| 0).map_err(fail),
+    }
+}
+
+/// `--tail`: so many lines, or all; as with docker, a number below 0 is all.
+fn lines(text: &str) -> Result<Option<usize>> {
+    match (text, text.parse::<i64>()) {
+        ("all", _) => Ok(None),
+        (_, Ok(number)) => Ok(usize::try_from(number).ok()),
+        _ => Err(Error::Value {
+            flag: "-n, --tail",
+            value: text.to_owned(),
+            why: "it is a number of lines, or all".into(),
+            code: 1,
+        }),
     }
 }
 
@@ -163,5 +169,18 @@ impl Printer {
             }
             Output::Stderr => io::stderr().lock().write_all(&text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_below_0_is_all() {
+        for (text, found) in [("all", None), ("-1", None), ("0", Some(0)), ("12", Some(12))] {
+            assert_eq!(lines(text).unwrap(), found, "{text}");
+        }
+        assert!(lines("some").is_err() && lines("").is_err());
     }
 }

@@ -120,7 +120,7 @@ pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
             Image::History { image, quiet, no_trunc, human, format } => {
                 history::run(global, &image, quiet, no_trunc, human, format.as_deref())
             }
-            Image::Prune { all, force } => prune::run(global, all, force),
+            Image::Prune { all, force, filter } => prune::run(global, all, force, &filter),
         },
         Verb::Build(typed) => build::run(global, &typed),
         Verb::Registry(registry) => match registry {
@@ -141,7 +141,7 @@ pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
         Verb::Bench(typed) => bench::run(global, &typed),
         Verb::BareMonitor([kernel, initramfs], words) => bench::monitor(&kernel, &initramfs, &words),
         Verb::Doctor => doctor::run(global),
-        Verb::Version => version::run(),
+        Verb::Version { format } => version::run(format.as_deref()),
     }
 }
 

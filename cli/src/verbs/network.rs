@@ -30,7 +30,7 @@ pub(crate) fn run(global: &Global, typed: &SharedNetwork) -> Result<u8> {
         SharedNetwork::Create { name, subnets, gateways, ipv6, internal, labels } => {
             let labels = labels
                 .iter()
-                .map(|label| super::volume::label(label, "network"))
+                .map(|label| super::volume::label(label, "network create"))
                 .collect::<Result<BTreeMap<_, _>>>()?;
             let [subnet, subnet6] = families("--subnet", subnets, *ipv6)?;
             let [gateway, gateway6] = families("--gateway", gateways, *ipv6)?;
@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global, typed: &SharedNetwork) -> Result<u8> {
             output::text(&format!("{}\n", made.id));
         }
         SharedNetwork::List { quiet, format, filter, no_trunc } => {
-            let format = Format::new(format.as_deref(), *quiet, "network")?;
+            let format = Format::new(format.as_deref(), *quiet, "network ls")?;
             let filters = filter.iter().map(|text| Filter::parse(text, true)).collect::<Result<Vec<_>>>()?;
             let rows: Vec<Value> = all(&networks)?
                 .iter()
@@ -64,7 +64,7 @@ pub(crate) fn run(global: &Global, typed: &SharedNetwork) -> Result<u8> {
             if is_built_in(network) && (ip.is_some() || !aliases.is_empty()) {
                 let what =
                     format!("--ip and --alias need a network that was made, and {network} is always there");
-                return Err(Error::Usage { what, verb: "network".into() });
+                return Err(Error::Usage { what, verb: "network connect".into() });
             }
             let record = store.containers().find(container)?;
             networks.connect(&record, network, ip, aliases.clone())?;
@@ -115,7 +115,7 @@ fn prune(networks: &Networks<'_>, force: bool, filter: &[String]) -> Result<u8> 
     if !force {
         if !io::stdin().is_terminal() {
             let what = format!("{}: say --force where nobody can be asked", what.replacen('T', "t", 1));
-            return Err(Error::Usage { what, verb: "network".into() });
+            return Err(Error::Usage { what, verb: "network prune".into() });
         }
         eprint!("{what}. Continue? [y/N] ");
         let mut answer = String::new();
@@ -137,7 +137,7 @@ fn prune(networks: &Networks<'_>, force: bool, filter: &[String]) -> Result<u8> 
 }
 
 fn inspect(store: &Store, names: &[String], format: Option<&str>) -> Result<u8> {
-    super::inspect::show("network", names, format, |name| known(store, name))
+    super::inspect::show("network inspect", names, format, |name| known(store, name))
 }
 
 /// The network of this name, as `servin inspect` shows it.
@@ -185,7 +185,7 @@ pub(super) fn known(store: &Store, name: &str) -> Result<Value> {
 }
 
 /// The id of a network that is always there, the same everywhere.
-fn built_in_id(name: &str) -> String {
+pub(super) fn built_in_id(name: &str) -> String {
     Digest::of(format!("servin network {name}").as_bytes()).hex()
 }
 
@@ -259,7 +259,7 @@ impl Filter {
     fn parse(text: &str, listing: bool) -> Result<Self> {
         let bad = |why: &str| Error::Usage {
             what: format!("invalid value \"{text}\" for --filter: {why}"),
-            verb: "network".into(),
+            verb: if listing { "network ls" } else { "network prune" }.into(),
         };
         let (name, value) = text.split_once('=').ok_or_else(|| bad("it is NAME=VALUE"))?;
         let label = |there| {

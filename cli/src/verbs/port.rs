@@ -30,7 +30,7 @@ pub(crate) fn run(global: &Global, name: &str, port: Option<&str>) -> Result<u8>
     }
     if let (Some(wanted), true) = (wanted, text.is_empty()) {
         let what = format!("no port {wanted} of container {name} is published");
-        return Err(Error::Usage { what, verb: String::new() });
+        return Err(Error::Usage { what, verb: "port".into() });
     }
     output::text(&text);
     Ok(0)

@@ -1,13 +1,13 @@
 //! `servin ps`.
 
 use std::cell::OnceCell;
+use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
-use servin_engine::container::{Config, Health, RootSource, short};
+use servin_engine::container::{Config, Health, Plan, RootSource, short};
 use servin_engine::image::{Digest, Images};
 use servin_engine::network::{Mode, Networking};
 use servin_engine::store::{Record, State, Store, disk_usage, now_ns};
-use servin_engine::time::rfc3339;
 use servin_engine::volume::Volumes;
 
 use super::containers::{config, open};
@@ -42,6 +42,8 @@ const FILTERS: &[&str] = &[
     "network",
     "health",
     "restart-policy",
+    "publish",
+    "expose",
 ];
 const STATES: &[&str] = &["created", "restarting", "running", "removing", "paused", "exited", "dead"];
 const POLICIES: &[&str] = &["no", "on-failure", "always", "unless-stopped"];
@@ -134,6 +136,8 @@ struct Conditions<'a> {
     ancestors: Vec<(String, Option<Digest>)>,
     before: Vec<i64>,
     since: Vec<i64>,
+    publish: Vec<(RangeInclusive<u16>, String)>,
+    expose: Vec<(RangeInclusive<u16>, String)>,
 }
 
 impl<'a> Conditions<'a> {
@@ -157,6 +161,8 @@ impl<'a> Conditions<'a> {
                 .collect(),
             before: times("before")?,
             since: times("since")?,
+            publish: filters.values("publish").map(|text| ports("publish", text)).collect::<Result<_>>()?,
+            expose: filters.values("expose").map(|text| ports("expose", text)).collect::<Result<_>>()?,
         })
     }
 
@@ -190,6 +196,7 @@ impl<'a> Conditions<'a> {
         };
         Ok(filters.labels(label)
             && (self.ancestors.is_empty() || self.ancestors.iter().any(is_from))
+            && self.has_ports(record, plan)
             && filters.any("volume", mounts)
             && filters.any("network", |wanted| is_on(&request.network, wanted))
             && filters.any("restart-policy", |wanted| request.restart.name().0 == wanted)
@@ -197,6 +204,39 @@ impl<'a> Conditions<'a> {
                 let health = found.health()?.map_or("none".to_owned(), |health| health.status);
                 filters.any("health", |wanted| wanted == health)
             }))
+    }
+}
+
+impl Conditions<'_> {
+    /// Whether it has one of the ports that are asked for. As with docker, one that does not run has none.
+    fn has_ports(&self, record: &Record, plan: &Plan) -> bool {
+        let fits = |wanted: &[(RangeInclusive<u16>, String)], port: u16, protocol: &str| {
+            wanted.iter().any(|(range, of)| range.contains(&port) && of == protocol)
+        };
+        let is_published =
+            || plan.ports.iter().any(|one| fits(&self.publish, one.host, &one.protocol.to_string()));
+        let is_exposed = || {
+            let of_image = plan.exposed.iter().filter_map(|port| {
+                let (number, protocol) = port.split_once('/')?;
+                Some((number.parse().ok()?, protocol.to_owned()))
+            });
+            let of_ports = plan.ports.iter().map(|one| (one.guest, one.protocol.to_string()));
+            of_image.chain(of_ports).any(|(port, protocol)| fits(&self.expose, port, &protocol))
+        };
+        (self.publish.is_empty() || record.pid.is_some() && is_published())
+            && (self.expose.is_empty() || record.pid.is_some() && is_exposed())
+    }
+}
+
+/// `80`, `8000-8080`, each with a protocol or TCP.
+fn ports(key: &str, text: &str) -> Result<(RangeInclusive<u16>, String)> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if first <= last && matches!(protocol, "tcp" | "udp") => {
+            Ok((first..=last, protocol.to_owned()))
+        }
+        _ => Err(bad(key, text, "it is PORT or PORT-PORT, with /tcp or /udp after it")),
     }
 }
 
@@ -230,17 +270,19 @@ fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
     if !whole && command.chars().count() > 20 {
         command = command.chars().take(19).chain(['…']).collect();
     }
-    let image = match &request.root {
-        RootSource::Image(name) => name.clone(),
-        RootSource::Directory(dir) => dir.to_string(),
-    };
     let labels: Vec<String> = plan.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let mounts: Vec<String> = request.binds.iter().map(|bind| bind.host.to_string()).collect();
+    let volumes = Volumes::new(found.store).of(&record.id)?;
+    let local = volumes.len();
+    let mut mounts: Vec<String> = volumes.into_iter().map(|used| used.volume).collect();
+    mounts.extend(request.binds.iter().map(|bind| bind.host.to_string()));
+    mounts.iter_mut().filter(|mount| !whole && mount.chars().count() > 15).for_each(|mount| {
+        *mount = mount.chars().take(14).chain(['…']).collect();
+    });
     let mut row = json!({
         "ID": if whole { record.id.clone() } else { short(&record.id) },
-        "Image": image,
+        "Image": request.root.name(),
         "Command": format!("\"{command}\""),
-        "CreatedAt": rfc3339(record.created_ns),
+        "CreatedAt": human::time(record.created_ns),
         "RunningFor": human::ago(record.created_ns, now_ns()),
         "Status": status(record, found.health()?.as_ref(), now_ns()),
         "State": record.state.as_str(),
@@ -248,6 +290,7 @@ fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
         "Names": record.name,
         "Labels": labels.join(","),
         "Mounts": mounts.join(","),
+        "LocalVolumes": local.to_string(),
         "Networks": network(&request.network.mode),
     });
     if with_size && let Some(object) = row.as_object_mut() {
@@ -313,5 +356,59 @@ mod tests {
         ] {
             assert_eq!(names(pattern, "web-1"), fits, "{pattern}");
         }
+    }
+
+    #[test]
+    fn ports_and_volumes_are_shown_and_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut request = servin_engine::container::Request::new(RootSource::Directory("/r".into()));
+        request.args = vec!["x".into()];
+        let volume = |name: &str| servin_engine::volume::VolumeMount {
+            name: Some(name.into()),
+            target: format!("/{name}").into(),
+            read_only: false,
+            no_copy: true,
+        };
+        request.volumes = vec![volume("a-name-that-is-long"), volume("data")];
+        let mut record = servin_engine::container::create(&store, &request).unwrap();
+        record.created_ns = 1_767_366_245_000_000_000;
+        let mut read = config(&record).unwrap();
+        read.plan.exposed = vec!["80/tcp".into(), "53/udp".into()];
+        read.plan.ports = vec![servin_engine::network::Published {
+            ip: [127, 0, 0, 1].into(),
+            host: 8080,
+            guest: 80,
+            protocol: servin_engine::network::Protocol::Tcp,
+        }];
+        record.config = serde_json::to_string(&read).unwrap();
+        let take = |word: &str, record: &Record| {
+            let filters = Filters::new(&[word.to_owned()], FILTERS).unwrap();
+            let found = Found { store: &store, record: record.clone(), config: OnceCell::new() };
+            Conditions::new(&filters, &store).and_then(|conditions| conditions.take(&found))
+        };
+        let rests = Record { pid: None, ..record.clone() };
+        record.pid = Some(1);
+        for (word, fits) in [
+            ("publish=8080", true),
+            ("publish=8000-9000/tcp", true),
+            ("publish=80", false),
+            ("publish=8080/udp", false),
+            ("expose=80", true),
+            ("expose=53/udp", true),
+            ("expose=53", false),
+        ] {
+            assert_eq!(take(word, &record).unwrap(), fits, "{word}");
+            assert!(!take(word, &rests).unwrap(), "{word} of one that does not run");
+        }
+        assert!(take("publish=http", &record).is_err() && take("expose=9-8", &record).is_err());
+        let found = Found { store: &store, record, config: OnceCell::new() };
+        let short = row(&found, false, false).unwrap();
+        assert_eq!(short["Mounts"], "a-name-that-is…,data");
+        assert_eq!(
+            (&short["LocalVolumes"], &short["CreatedAt"]),
+            (&json!("2"), &json!("2026-01-02 15:04:05 +0000 UTC"))
+        );
+        assert_eq!(row(&found, true, false).unwrap()["Mounts"], "a-name-that-is-long,data");
     }
 }

@@ -1,12 +1,14 @@
 //! `servin rmi`.
 
+use servin_engine::Error;
 use servin_engine::image::{Images, Removed};
 
 use crate::args::Global;
 use crate::error::Result;
 use crate::output;
 
-/// Removes images one after another. One that cannot be removed does not keep the others.
+/// Removes images one after another. One that cannot be removed does not keep the others; as with docker, `-f` forgives that
+/// one is not there.
 pub(crate) fn run(global: &Global, images: &[String], force: bool) -> Result<u8> {
     let store = super::store(global)?;
     let mut code = 0;
@@ -17,7 +19,8 @@ pub(crate) fn run(global: &Global, images: &[String], force: bool) -> Result<u8>
             }
             Err(error) => {
                 output::line(&output::chain(&error), None);
-                code = 1;
+                let is_missing = matches!(error, Error::NoSuchImage { .. });
+                code = if force && is_missing { code } else { 1 };
             }
         }
     }
@@ -31,4 +34,17 @@ pub(super) fn lines(removed: &[Removed]) -> String {
         Removed::Deleted(id) => format!("Deleted: {id}\n"),
     };
     removed.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_not_there_is_forgiven_with_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let global = Global { data_root: Some(dir.path().join("root")), log_level: log::LevelFilter::Off };
+        assert_eq!(run(&global, &["nope:1".into()], true).unwrap(), 0);
+        assert_eq!(run(&global, &["nope:1".into()], false).unwrap(), 1);
+    }
 }

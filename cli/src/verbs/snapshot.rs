@@ -14,6 +14,7 @@ use servin_engine::time::rfc3339;
 use super::containers::{ask, each, open};
 use crate::args::{self, Global, Snapshot};
 use crate::error::{Error, Result};
+use crate::filter::Filters;
 use crate::listing::Format;
 use crate::session::{self, End, Session, Watch};
 use crate::{human, output, spec, terminal};
@@ -28,6 +29,9 @@ const COLUMNS: &[(&str, &str)] = &[
     ("SIZE", "Size"),
 ];
 
+/// Keys of `--filter`.
+const FILTERS: &[&str] = &["name", "container", "image", "before", "since"];
+
 /// Does what was asked.
 pub(crate) fn run(global: &Global, began: Instant, typed: Snapshot) -> Result<u8> {
     match typed {
@@ -38,10 +42,24 @@ pub(crate) fn run(global: &Global, began: Instant, typed: Snapshot) -> Result<u8
             };
             make(&open(global)?, &container, target, stop)
         }
-        Snapshot::List { quiet, format } => {
-            let format = Format::new(format.as_deref(), quiet, "snapshot")?;
-            let all = Snapshots::new(&super::store(global)?).list()?;
-            let rows: Vec<Value> = all.iter().map(|found| row(found, &all)).collect();
+        Snapshot::List { quiet, format, filter } => {
+            let format = Format::new(format.as_deref(), quiet, "snapshot ls")?;
+            let filters = Filters::new(&filter, FILTERS)?;
+            let store = super::store(global)?;
+            let snapshots = Snapshots::new(&store);
+            let all = snapshots.list()?;
+            let times = |key| {
+                let time = |name: &str| Ok(snapshots.find(name)?.about.created_ns);
+                filters.values(key).map(time).collect::<Result<Vec<i64>>>()
+            };
+            let (before, since) = (times("before")?, times("since")?);
+            let is_wanted = |found: &&Found| {
+                let created = found.about.created_ns;
+                fits(&filters, found)
+                    && before.iter().all(|time| created < *time)
+                    && since.iter().all(|time| created > *time)
+            };
+            let rows: Vec<Value> = all.iter().filter(is_wanted).map(|found| row(found, &all)).collect();
             output::text(&format.show(&rows, COLUMNS, "Name")?);
             Ok(0)
         }
@@ -146,16 +164,21 @@ fn restore(global: &Global, began: Instant, typed: args::Restore) -> Result<u8> 
 
 fn inspect(store: &Store, names: &[String], format: Option<&str>) -> Result<u8> {
     let all = Snapshots::new(store).list()?;
-    super::inspect::show("snapshot", names, format, |name| {
+    super::inspect::show("snapshot inspect", names, format, |name| {
         Ok(object(&Snapshots::new(store).find(name)?, &all))
     })
 }
 
+/// Whether the conditions fit that need nothing but the snapshot.
+fn fits(filters: &Filters, snapshot: &Found) -> bool {
+    let about = &snapshot.about;
+    filters.any("name", |part| snapshot.name.contains(part))
+        && filters.any("container", |name| about.name == name || about.id.starts_with(name))
+        && filters.any("image", |name| image(snapshot) == name || about.image.as_deref() == Some(name))
+}
+
 fn image(snapshot: &Found) -> String {
-    match &snapshot.about.config.request.root {
-        servin_engine::container::RootSource::Image(name) => name.clone(),
-        servin_engine::container::RootSource::Directory(dir) => dir.to_string(),
-    }
+    snapshot.about.config.request.root.name()
 }
 
 /// The snapshot's parent by the name that it has now, or had.

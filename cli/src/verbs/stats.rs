@@ -86,27 +86,34 @@ struct Watched {
     connection: Option<(UnixStream, Decoder)>,
     before: Option<(Instant, Usage)>,
     now: Option<(Instant, Usage)>,
+    /// Billionths of a processor that it may use.
+    most: u64,
 }
 
 impl Watched {
     /// Asks the guest. One that does not run, or is paused, has nothing to tell.
     fn look(&mut self, store: &Store, record: &Record) {
         self.before = self.now.take();
+        self.most = config(record).map_or(u64::MAX, |config| config.request.cpus.nano);
         if self.connection.is_none() {
             self.connection = open_connection(store, record).ok();
         }
         let Some((stream, decoder)) = &mut self.connection else { return };
+        let asked = Instant::now();
         match observe(stream, decoder) {
-            Ok(Some(text)) => self.now = Some((Instant::now(), Usage::parse(&text))),
+            // The guest looked somewhere between the question and the answer.
+            Ok(Some(text)) => self.now = Some((asked + asked.elapsed() / 2, Usage::parse(&text))),
             _ => self.connection = None,
         }
     }
 
-    /// Processors in use, in percent of one.
+    /// Processors in use, in percent of one: never more than the container may use, for the guest counts by its own clock, and
+    /// when it looked is known only roughly.
     fn cpu(&self) -> Option<f64> {
         let ((then, before), (now, after)) = (self.before.as_ref()?, self.now.as_ref()?);
         let used = after.cpu_us.checked_sub(before.cpu_us)? as f64;
-        Some(used / now.duration_since(*then).as_micros().max(1) as f64 * 100.0)
+        let percent = used / now.duration_since(*then).as_micros().max(1) as f64 * 100.0;
+        Some(percent.min(self.most as f64 / 10_000_000.0))
     }
 }
 
@@ -249,9 +256,15 @@ mod tests {
     fn processors_in_use_are_told_from_two_looks() {
         let then = Instant::now();
         let usage = |cpu_us| Usage { cpu_us, ..Usage::default() };
-        let mut watched = Watched { now: Some((then, usage(100))), ..Watched::default() };
+        let mut watched =
+            Watched { now: Some((then, usage(100))), most: 1_000_000_000, ..Watched::default() };
         assert_eq!(watched.cpu(), None);
         watched.before = watched.now.replace((then + Duration::from_secs(2), usage(1_000_100)));
         assert_eq!(watched.cpu(), Some(50.0));
+        // The guest worked for longer than the answers were apart.
+        watched.before = watched.now.replace((then + Duration::from_secs(3), usage(3_610_100)));
+        assert_eq!(watched.cpu(), Some(100.0));
+        watched.most = 2_500_000_000;
+        assert_eq!(watched.cpu(), Some(250.0));
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use servin_engine::GUEST_PROTOCOL;
 use servin_engine::container::{Config, remove};
 use servin_engine::host::Host;
-use servin_engine::image::{Image, Images};
+use servin_engine::image::{Image, Images, Removed};
 use servin_engine::network::{Networks, UserNetwork};
 use servin_engine::store::{Record, State, Store, check as check_store, disk_usage, now_ns};
 use servin_engine::template::Templates;
@@ -40,14 +40,14 @@ pub(super) fn confirm(what: &str, force: bool, verb: &str) -> Result<bool> {
 }
 
 /// `--filter` of the prunes.
-struct Conditions {
+pub(super) struct Conditions {
     filters: Filters,
     /// Only what was made before this time.
     until: i64,
 }
 
 impl Conditions {
-    fn new(words: &[String]) -> Result<Self> {
+    pub(super) fn new(words: &[String]) -> Result<Self> {
         let filters = Filters::new(words, FILTERS)?;
         let until = filters
             .values("until")
@@ -87,7 +87,7 @@ impl Conditions {
 /// `servin container prune`.
 pub(crate) fn prune_containers(global: &Global, force: bool, filter: &[String]) -> Result<u8> {
     let conditions = Conditions::new(filter)?;
-    if !confirm("all containers that do not run", force, "container")? {
+    if !confirm("all containers that do not run", force, "container prune")? {
         return Ok(0);
     }
     let store = open(global)?;
@@ -122,6 +122,29 @@ fn ended(store: &Store, conditions: &Conditions) -> Result<(Vec<String>, u64)> {
     Ok((removed, freed))
 }
 
+/// Removes images that have no name, or with `all` those that nothing is made from, of those that the conditions take;
+/// gives what was removed and the freed bytes.
+pub(super) fn images(store: &Store, all: bool, conditions: &Conditions) -> Result<(Vec<Removed>, u64)> {
+    let images = Images::new(store);
+    if conditions.are_none() {
+        return Ok(images.prune(all)?);
+    }
+    let size = || disk_usage(&store.root().join("blobs")) + disk_usage(&store.root().join("roots"));
+    let (mut gone, before) = (Vec::new(), size());
+    for image in images.list()? {
+        if !(all || images.names(&image.id)?.is_empty()) || !conditions.take_image(&image) {
+            continue;
+        }
+        match images.remove(&image.id.to_string(), true) {
+            Ok(removed) => gone.extend(removed),
+            // A container or a snapshot is made from it, or it is gone already.
+            Err(servin_engine::Error::ImageInUse { .. } | servin_engine::Error::NoSuchImage { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((gone, before.saturating_sub(size())))
+}
+
 /// `servin system prune`.
 pub(crate) fn prune(global: &Global, all: bool, volumes: bool, force: bool, filter: &[String]) -> Result<u8> {
     let conditions = Conditions::new(filter)?;
@@ -131,7 +154,7 @@ pub(crate) fn prune(global: &Global, all: bool, volumes: bool, force: bool, filt
     let what = format!(
         "all containers that do not run, networks that no container is on, all {images}{more}, and files that nothing speaks of"
     );
-    if !confirm(&what, force, "system")? {
+    if !confirm(&what, force, "system prune")? {
         return Ok(0);
     }
     let store = open(global)?;
@@ -144,26 +167,10 @@ pub(crate) fn prune(global: &Global, all: bool, volumes: bool, force: bool, filt
     if !networks.is_empty() {
         text.push_str(&format!("Deleted Networks:\n{}\n\n", networks.join("\n")));
     }
-    let images = Images::new(&store);
-    let (mut gone, bytes) = if conditions.are_none() {
-        images.prune(all)?
-    } else {
-        let used: Vec<_> = store.containers().list()?.into_iter().filter_map(|record| record.image).collect();
-        let mut gone = Vec::new();
-        let before = disk_usage(&store.root().join("blobs")) + disk_usage(&store.root().join("roots"));
-        for image in images.list()? {
-            let is_wanted = all || images.names(&image.id)?.is_empty();
-            if is_wanted && !used.contains(&image.id) && conditions.take_image(&image) {
-                gone.extend(images.remove(&image.id.to_string(), true)?);
-            }
-        }
-        let after = disk_usage(&store.root().join("blobs")) + disk_usage(&store.root().join("roots"));
-        (gone, before.saturating_sub(after))
-    };
+    let (gone, bytes) = self::images(&store, all, &conditions)?;
     freed += bytes;
     if !gone.is_empty() {
         text.push_str(&format!("Deleted Images:\n{}\n", super::rmi::lines(&gone)));
-        gone.clear();
     }
     if volumes {
         let keep = |volume: &Volume| !conditions.take_volume(volume);
@@ -229,8 +236,7 @@ pub(crate) fn info(global: &Global, format: Option<&str>) -> Result<u8> {
     let uname = rustix::system::uname();
     let kernel = uname.release().to_string_lossy().into_owned();
     let name = uname.nodename().to_string_lossy().into_owned();
-    let hypervisor =
-        Host::look().usable().map_or_else(|| "none".to_owned(), |kind| format!("{kind:?}").to_lowercase());
+    let hypervisor = Host::look().usable().map_or("none", servin_engine::host::Kind::name);
     let value = json!({
         "ID": "", "Name": name, "ServerVersion": env!("CARGO_PKG_VERSION"), "GuestProtocol": GUEST_PROTOCOL,
         "Containers": containers.len(),
@@ -274,4 +280,44 @@ pub(crate) fn info(global: &Global, format: Option<&str>) -> Result<u8> {
     };
     output::text(&text);
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use servin_engine::image::{Composed, Platform};
+
+    use super::*;
+
+    #[test]
+    fn images_are_pruned_by_time_and_label_and_those_in_use_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("root")).unwrap();
+        let images = Images::new(&store);
+        let mut made = Vec::new();
+        for name in ["old:1", "used:1"] {
+            let composed = Composed {
+                name: Some(name.parse().unwrap()),
+                created_by: name.into(),
+                ..Composed::default()
+            };
+            // The end of a tar: no files.
+            let tar = [0; 1024];
+            made.push(images.import(&mut &tar[..], &Platform::native(), &composed).unwrap());
+        }
+        let mut request = servin_engine::container::Request::new(
+            servin_engine::container::RootSource::Image("used:1".into()),
+        );
+        request.args = vec!["x".into()];
+        servin_engine::container::create(&store, &request).unwrap();
+        let prune = |all, word: &str| {
+            let conditions = Conditions::new(&[word.to_owned()]).unwrap();
+            super::images(&store, all, &conditions).unwrap().0.len()
+        };
+        assert_eq!(prune(true, "until=24h"), 0, "they are new");
+        assert_eq!(prune(true, "label=x"), 0, "they have no label");
+        assert_eq!(prune(false, "label!=x"), 0, "they have names");
+        assert!(prune(true, "label!=x") > 0);
+        assert!(images.find("old:1").is_err() && images.find("used:1").is_ok());
+        assert!(Conditions::new(&["until=soon".into()]).is_err());
+    }
 }

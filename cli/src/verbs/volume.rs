@@ -25,12 +25,12 @@ pub(crate) fn run(global: &Global, typed: &Volume) -> Result<u8> {
     match typed {
         Volume::Create { name, labels } => {
             let labels =
-                labels.iter().map(|text| label(text, "volume")).collect::<Result<BTreeMap<_, _>>>()?;
+                labels.iter().map(|text| label(text, "volume create")).collect::<Result<BTreeMap<_, _>>>()?;
             let (made, _) = volumes.create(name.as_deref(), &labels)?;
             output::text(&format!("{}\n", made.name));
         }
         Volume::List { quiet, format, filter } => {
-            let format = Format::new(format.as_deref(), *quiet, "volume")?;
+            let format = Format::new(format.as_deref(), *quiet, "volume ls")?;
             let filters = filter.iter().map(|text| Filter::parse(text, true)).collect::<Result<Vec<_>>>()?;
             let mut rows = Vec::new();
             for volume in volumes.list()? {
@@ -60,7 +60,7 @@ fn prune(store: &Store, all: bool, force: bool, filter: &[String]) -> Result<u8>
         if !io::stdin().is_terminal() {
             let what =
                 format!("this removes all {what}, with their files: say --force where nobody can be asked");
-            return Err(Error::Usage { what, verb: "volume".into() });
+            return Err(Error::Usage { what, verb: "volume prune".into() });
         }
         eprint!("This removes all {what}, with their files. Continue? [y/N] ");
         let mut answer = String::new();
@@ -79,7 +79,7 @@ fn prune(store: &Store, all: bool, force: bool, filter: &[String]) -> Result<u8>
 }
 
 fn inspect(volumes: &Volumes<'_>, names: &[String], format: Option<&str>) -> Result<u8> {
-    super::inspect::show("volume", names, format, |name| Ok(object(volumes, &volumes.get(name)?)))
+    super::inspect::show("volume inspect", names, format, |name| Ok(object(volumes, &volumes.get(name)?)))
 }
 
 /// The volume of this name, as `servin inspect` shows it.
@@ -139,7 +139,7 @@ impl Filter {
     fn parse(text: &str, listing: bool) -> Result<Self> {
         let bad = |why: &str| Error::Usage {
             what: format!("invalid value \"{text}\" for --filter: {why}"),
-            verb: "volume".into(),
+            verb: if listing { "volume ls" } else { "volume prune" }.into(),
         };
         let (name, value) = text.split_once('=').ok_or_else(|| bad("it is NAME=VALUE"))?;
         let label = |there| {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::DirBuilderExt;
 
 use super::{Config, Plan, Request, RootSource, new_id, new_name};
+use crate::events::Events;
 use crate::image::{self, Image, Images, Process};
 use crate::network::{Mode, Networks};
 use crate::store::{Record, State, Store, now_ns};
@@ -120,7 +121,12 @@ pub(crate) fn insert(
             None => new_name(attempt)?,
         };
         match insert_row(store, &mut record, request, wanted) {
-            Ok(()) => return Ok(record),
+            Ok(()) => {
+                let image = request.root.name();
+                let about = [("image", image.as_str()), ("name", record.name.as_str())];
+                Events::new(store.root()).add("container", "create", &record.id, &about);
+                return Ok(record);
+            }
             Err(Error::NameTaken { .. }) if request.name.is_none() && attempt < NAMES => attempt += 1,
             Err(error) => {
                 let _ = std::fs::remove_dir_all(&dir);

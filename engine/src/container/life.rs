@@ -172,7 +172,7 @@ pub(crate) fn remove_container(store: &Store, record: &Record, volumes: bool) ->
     store.containers().remove(&record.id)?;
     for name in own {
         match table.remove(&name) {
-            // Another container was given it by name.
+            // Another container was given it by name, or a snapshot needs it.
             Err(Error::VolumeInUse { .. } | Error::NoSuchVolume { .. }) => {}
             done => drop(done?),
         }

@@ -107,6 +107,17 @@ pub enum RootSource {
     Directory(Text),
 }
 
+impl RootSource {
+    /// As it was written: the image or the directory.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            RootSource::Image(name) => name.clone(),
+            RootSource::Directory(dir) => dir.to_string(),
+        }
+    }
+}
+
 /// Processor time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpus {

@@ -257,7 +257,7 @@ impl<M: Machine, R: Record> Session<M, R> {
 
     fn files(&mut self, client_id: u64) {
         let id = self.new_program();
-        self.programs.insert(id, Program::new(false, true));
+        self.programs.insert(id, Program::new(false, true).untold());
         if let Some(client) = self.clients.get_mut(&client_id) {
             client.watching = Some(id);
             client.gives_input = true;
@@ -269,7 +269,9 @@ impl<M: Machine, R: Record> Session<M, R> {
         let stdin = request.stdin;
         let words: Vec<String> = request.argv.iter().map(ToString::to_string).collect();
         let id = self.start_program(request);
-        self.record.event(&format!("exec_start: {}", words.join(" ")), &[("execID", &id.to_string())]);
+        for action in ["exec_create", "exec_start"] {
+            self.record.event(&format!("{action}: {}", words.join(" ")), &[("execID", &id.to_string())]);
+        }
         if let Some(client) = self.clients.get_mut(&client_id) {
             client.watching = Some(id);
             client.gives_input = stdin;

@@ -45,6 +45,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         if self.phase != Phase::Closing {
             return;
         }
+        self.others_die();
         if self.rests() {
             return self.rest();
         }
@@ -71,6 +72,16 @@ impl<M: Machine, R: Record> Session<M, R> {
         self.tell_end(&outcome);
         if !at_once {
             self.machine.retire();
+        }
+    }
+
+    /// Programs beside the main one are over with the machine.
+    fn others_die(&mut self) {
+        let check = self.checks.as_ref().and_then(Checks::program);
+        for (id, program) in &mut self.programs {
+            if *id != MAIN && Some(*id) != check && std::mem::take(&mut program.told) {
+                self.record.event("exec_die", &[("execID", &id.to_string()), ("exitCode", "137")]);
+            }
         }
     }
 
@@ -124,15 +135,18 @@ impl<M: Machine, R: Record> Session<M, R> {
             .map(|(id, _)| *id)
             .collect();
         for id in over {
-            let Some(outcome) = self.programs.remove(&id).and_then(|program| program.outcome) else {
-                continue;
-            };
+            let Some(program) = self.programs.remove(&id) else { continue };
+            let Some(outcome) = program.outcome else { continue };
             if self.checks.as_ref().and_then(Checks::program) == Some(id) {
                 self.on_checked(&outcome);
                 continue;
             }
-            if let Outcome::Exited(exit) = &outcome {
-                let (code, id) = (exit.code.to_string(), id.to_string());
+            if program.told {
+                let code = match &outcome {
+                    Outcome::Exited(exit) => exit.code,
+                    Outcome::Failed(failure) => failure.code,
+                };
+                let (code, id) = (code.to_string(), id.to_string());
                 self.record.event("exec_die", &[("execID", &id), ("exitCode", &code)]);
             }
             let tell = match outcome {

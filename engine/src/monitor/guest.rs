@@ -375,18 +375,17 @@ fn next_control(frames: &mut Frames) -> Control {
 /// What a program that could not be started means for the command.
 fn failure(stage: Stage, errno: i32, message: &str) -> Failure {
     const ENOENT: i32 = 2;
+    let message = if message.is_empty() { "run the program" } else { message };
     let why = reason(message, errno);
     match (stage, errno) {
+        // What the guest says is what it tried: "execute nosuch".
         (Stage::Program, ENOENT) => Failure {
             code: 127,
-            text: format!("cannot run the program: {why}"),
+            text: format!("cannot {why}"),
             hint: Some("it, or the interpreter it names, is not in the container's file system".into()),
         },
-        (Stage::Program, _) => {
-            Failure { code: 126, text: format!("cannot run the program: {why}"), hint: None }
-        }
-        (Stage::WorkingDirectory, _) => {
-            Failure { code: 126, text: format!("cannot enter the working directory: {why}"), hint: None }
+        (Stage::Program | Stage::WorkingDirectory, _) => {
+            Failure { code: 126, text: format!("cannot {why}"), hint: None }
         }
         _ => Failure { code: 125, text: format!("cannot start the program: {why}"), hint: None },
     }

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use super::wire::Exit;
-use crate::container::{Config, Health, Request, RootSource, RunDir, Update, remove_container};
+use crate::container::{Config, Health, Request, RunDir, Update, remove_container};
 use crate::events::Events;
 use crate::snapshot::{About, Draft, Place, Snapshots, Target};
 use crate::store::{self, State, Store, now_ns};
@@ -30,19 +30,14 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Of a container whose row is there; `created` if it is new, `files_only` for a machine that serves files alone.
+    /// Of a container whose row is there; `files_only` for a machine that serves files alone.
     pub(super) fn new(
         store: Store,
         record: store::Record,
         run: RunDir,
         request: &Request,
-        created: bool,
         files_only: bool,
     ) -> Self {
-        let image = match &request.root {
-            RootSource::Image(name) => name.clone(),
-            RootSource::Directory(dir) => dir.to_string(),
-        };
         Keeper {
             events: Events::new(store.root()),
             store,
@@ -51,8 +46,8 @@ impl Keeper {
             files_only,
             run: Some(run),
             unsettled: false,
-            image,
-            untold: if created { vec!["create"] } else { Vec::new() },
+            image: request.root.name(),
+            untold: Vec::new(),
             draft: None,
         }
     }
@@ -60,14 +55,26 @@ impl Keeper {
     /// Tells the events of the start.
     fn tell(&mut self) {
         for action in std::mem::take(&mut self.untold) {
-            self.event(action, &[]);
+            self.tell_of(action, &[]);
         }
     }
 
-    fn write(&self, what: &str) {
-        if let Err(error) = self.store.containers().update(&self.record) {
+    /// Writes the row, and takes the name from it: somebody may have given the container another one.
+    fn update(&mut self) -> Result<()> {
+        self.record.name = self.store.containers().update_named(&self.record)?;
+        Ok(())
+    }
+
+    fn write(&mut self, what: &str) {
+        if let Err(error) = self.update() {
             ::log::error!("cannot record {what}: {}", chain(&error));
         }
+    }
+
+    /// An event, with the name that is known.
+    fn tell_of(&mut self, action: &str, attributes: &[(&str, &str)]) {
+        let own = [("image", self.image.as_str()), ("name", self.record.name.as_str())];
+        self.events.add("container", action, &self.record.id, &[&own, attributes].concat());
     }
 
     fn over(&mut self, state: State, exit: &Exit, error: &str) {
@@ -82,9 +89,9 @@ impl Keeper {
     fn tell_end(&mut self, exit: &Exit) {
         self.tell();
         if exit.oom {
-            self.event("oom", &[]);
+            self.tell_of("oom", &[]);
         }
-        self.event("die", &[("exitCode", &exit.code.to_string())]);
+        self.tell_of("die", &[("exitCode", &exit.code.to_string())]);
     }
 }
 
@@ -134,7 +141,7 @@ impl Record for Keeper {
         if !self.files_only {
             self.over(State::Exited, exit, error);
             self.record.pid = None;
-            done = self.store.containers().update(&self.record).and_then(|()| {
+            done = self.update().and_then(|()| {
                 if self.remove { remove_container(&self.store, &self.record, true) } else { Ok(()) }
             });
         }
@@ -142,7 +149,7 @@ impl Record for Keeper {
         if !self.files_only {
             self.tell_end(exit);
             if self.remove && done.is_ok() {
-                self.event("destroy", &[]);
+                self.tell_of("destroy", &[]);
             }
         }
         for error in [done, removed].into_iter().filter_map(Result::err) {
@@ -153,16 +160,14 @@ impl Record for Keeper {
     fn paused(&mut self, paused: bool) {
         self.record.state = if paused { State::Paused } else { State::Running };
         self.write("the pause");
-        self.event(if paused { "pause" } else { "unpause" }, &[]);
+        self.tell_of(if paused { "pause" } else { "unpause" }, &[]);
     }
 
     fn updated(&mut self, update: &Update) {
-        if let Err(error) =
-            change(&mut self.record, update).and_then(|()| self.store.containers().update(&self.record))
-        {
+        if let Err(error) = change(&mut self.record, update).and_then(|()| self.update()) {
             ::log::error!("cannot record the new limits: {}", chain(&error));
         }
-        self.event("update", &[]);
+        self.tell_of("update", &[]);
     }
 
     fn checked(&mut self, health: &Health, changed: bool) {
@@ -196,8 +201,14 @@ impl Record for Keeper {
     }
 
     fn event(&mut self, action: &str, attributes: &[(&str, &str)]) {
-        let own = [("image", self.image.as_str()), ("name", self.record.name.as_str())];
-        self.events.add("container", action, &self.record.id, &[&own, attributes].concat());
+        // After the end the name is that of the row's last writing, and the row may be gone.
+        if self.run.is_some() {
+            match self.store.containers().name(&self.record.id) {
+                Ok(name) => self.record.name = name.unwrap_or(std::mem::take(&mut self.record.name)),
+                Err(error) => ::log::warn!("cannot look up the container's name: {}", chain(&error)),
+            }
+        }
+        self.tell_of(action, attributes);
     }
 }
 
@@ -211,4 +222,46 @@ pub fn change(record: &mut store::Record, update: &Update) -> Result<()> {
     update.apply(&mut config.request);
     record.config = serde_json::to_string(&config).map_err(json)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::RootSource;
+    use crate::events::Reader;
+    use crate::network::Networks;
+
+    /// What was told: actions with the container's name and the old one.
+    fn told(reader: &mut Reader) -> Vec<String> {
+        let next = || reader.next_event().unwrap();
+        std::iter::from_fn(next)
+            .map(|event| {
+                let of = |name: &str| event.actor.attributes.get(name).cloned().unwrap_or_default();
+                format!("{} {} {}", event.action, of("name"), of("oldName")).trim_end().to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn events_have_the_name_that_the_container_has_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut reader = Reader::open(&store).unwrap();
+        let mut request = Request::new(RootSource::Directory("/r".into()));
+        (request.name, request.args) = (Some("k1".into()), vec!["x".into()]);
+        let record = crate::container::create(&store, &request).unwrap();
+        assert_eq!(told(&mut reader), ["create k1"], "before anything starts");
+        let run = RunDir::create(store.root(), &record.id).unwrap();
+        let mut keeper = Keeper::new(store, record.clone(), run, &request, false);
+        keeper.started();
+        keeper.settle();
+        let other = Store::open(dir.path()).unwrap();
+        Networks::new(&other).rename(&record, "k2").unwrap();
+        keeper.event("kill", &[]);
+        Networks::new(&other).rename(&record, "k3").unwrap();
+        keeper.ended(&Exit { code: 0, oom: false }, "");
+        keeper.event("stop", &[]);
+        let expected = ["start k1", "rename k2 /k1", "kill k2", "rename k3 /k1", "die k3", "stop k3"];
+        assert_eq!(told(&mut reader), expected);
+    }
 }

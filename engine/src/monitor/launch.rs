@@ -325,7 +325,7 @@ pub(crate) fn prepare<M: Machine>(
     let id = record.id.clone();
     let dir = store.container_dir(&id);
     let created = matches!(launch.what, What::Run(_) | What::Restore(_) | What::Template(_));
-    let mut keeper = Keeper::new(store, record, run, &request, created, files_only);
+    let mut keeper = Keeper::new(store, record, run, &request, files_only);
     tell(socket, &Tell::Created(id.clone()));
     let kind = host::kvm_kind();
     let is_slow = kind.is_some_and(host::Kind::is_slow);

@@ -39,6 +39,8 @@ pub(super) struct Program {
     /// Bytes of input that are in `early` or in the link.
     input: usize,
     pub(super) input_ended: bool,
+    /// Its end is an event.
+    pub(super) told: bool,
     on_terminal: bool,
     stdout_ended: bool,
     stderr_ended: bool,
@@ -54,10 +56,16 @@ impl Program {
             early: Vec::new(),
             input: 0,
             input_ended: !has_input,
+            told: true,
             on_terminal,
             stdout_ended: false,
             stderr_ended: false,
         }
+    }
+
+    /// One that no user asked for: nobody is told of it.
+    pub(super) fn untold(self) -> Self {
+        Program { told: false, ..self }
     }
 
     /// Whether it has a terminal.

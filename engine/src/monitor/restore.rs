@@ -29,9 +29,10 @@ pub struct Restore {
 
 impl Restore {
     /// What the new container is, and where it is saved. Everything that it needs and that is not in the snapshot must be there.
-    pub(super) fn open(&self, store: &Store) -> Result<(Request, Wanted, Chain)> {
+    pub(crate) fn open(&self, store: &Store) -> Result<(Request, Wanted, Chain)> {
         let (about, chain) = snapshot::open(store, &self.snapshot)?;
-        let fail = |why: String| Error::Snapshot { name: self.snapshot.display().to_string(), why };
+        let name = snapshot::Snapshots::new(store).name_of(&self.snapshot);
+        let fail = |why: String| Error::Snapshot { name: name.clone(), why };
         let image = match about.image()? {
             Some(id) => Some(Images::new(store).find(&id.to_string()).map_err(|error| match error {
                 Error::NoSuchImage { .. } => fail(format!(

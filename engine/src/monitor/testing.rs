@@ -380,7 +380,13 @@ impl FakeMachine {
 
 /// What the record was told.
 #[derive(Clone, Default)]
-pub(super) struct FakeRecord(pub(super) Arc<Mutex<Vec<String>>>, bool, Option<PathBuf>);
+pub(super) struct FakeRecord(
+    pub(super) Arc<Mutex<Vec<String>>>,
+    bool,
+    Option<PathBuf>,
+    /// The events.
+    pub(super) Arc<Mutex<Vec<String>>>,
+);
 
 impl super::record::Record for FakeRecord {
     fn started(&mut self) {
@@ -444,7 +450,10 @@ impl super::record::Record for FakeRecord {
         self.2 = None;
         self.0.lock().unwrap().push("no snapshot".into());
     }
-    fn event(&mut self, _: &str, _: &[(&str, &str)]) {}
+    fn event(&mut self, action: &str, attributes: &[(&str, &str)]) {
+        let more: String = attributes.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+        self.3.lock().unwrap().push(format!("{action}{more}"));
+    }
 }
 
 /// A command's end of a connection.

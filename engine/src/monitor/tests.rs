@@ -20,6 +20,7 @@ struct Run {
     client: Client,
     guest: FakeGuest,
     record: Arc<Mutex<Vec<String>>>,
+    events: Arc<Mutex<Vec<String>>>,
     session: JoinHandle<u8>,
     dir: tempfile::TempDir,
 }
@@ -83,7 +84,7 @@ fn run(words: &[&str], how: How) -> Run {
     session.launcher(theirs, !how.detached, true);
     session.listen(UnixListener::bind(dir.path().join("sock")).unwrap());
     let session = std::thread::spawn(move || session.run());
-    Run { client: Client::new(mine), guest, record: record.0, session, dir }
+    Run { client: Client::new(mine), guest, record: record.0, events: record.3, session, dir }
 }
 
 impl Run {
@@ -295,7 +296,7 @@ fn a_signal_passes_input_that_nobody_reads() {
 fn a_command_that_is_killed_leaves_the_program_and_the_record_true() {
     let mut run = run(&["wait"], How::default());
     run.started();
-    let Run { client, record, session, dir, guest } = run;
+    let Run { client, record, session, dir, guest, .. } = run;
     drop(client);
     let mut later = Client::new(UnixStream::connect(dir.path().join("sock")).unwrap());
     later.ask(&Ask::Hello(Hello { version: super::wire::VERSION }));
@@ -457,12 +458,26 @@ fn further_programs_run_beside_the_main_one() {
     let (out, _, last) = echo.finish();
     assert_eq!((out.as_slice(), last), (&b"beside\n"[..], exited(0)));
     bad.ask(&exec(&["nope"], false));
-    assert!(matches!(bad.finish().2, Some(Tell::Failed(Failure { code: 127, .. }))));
+    let last = bad.finish().2;
+    let Some(Tell::Failed(Failure { code: 127, text, .. })) = last else { panic!("{last:?}") };
+    assert_eq!(text, "cannot exec nope: No such file or directory", "once");
     cat.ask(&Ask::Stdin(b"in".to_vec()));
     cat.until(|tell| *tell == Tell::Stdout(b"in".to_vec()));
     run.client.ask(&Ask::Signal(15));
     assert_eq!(run.client.finish().2, exited(143));
     assert_eq!(cat.finish().2, exited(137), "it dies with the container");
+    let expected = [
+        "exec_create: cat execID=2",
+        "exec_start: cat execID=2",
+        "exec_create: echo beside execID=3",
+        "exec_start: echo beside execID=3",
+        "exec_die execID=3 exitCode=0",
+        "exec_create: nope execID=4",
+        "exec_start: nope execID=4",
+        "exec_die execID=4 exitCode=127",
+        "exec_die execID=2 exitCode=137",
+    ];
+    assert_eq!(*run.events.lock().unwrap(), expected);
 }
 
 #[test]
@@ -541,6 +556,7 @@ fn a_file_server_is_a_program_beside_others_or_the_only_one() {
     client.until(|tell| *tell == Tell::Stdout(b"question".to_vec()));
     client.ask(&Ask::StdinEof);
     client.until(|tell| Some(tell) == exited(0).as_ref());
+    assert_eq!(*both.events.lock().unwrap(), [""; 0], "nobody asked for a program");
     both.connect().ask(&Ask::Kill(9));
     both.client.until(|tell| Some(tell) == exited(137).as_ref());
 

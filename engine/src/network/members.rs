@@ -13,6 +13,7 @@ use super::shared::{Networks, UserNetwork, database, directory, find, is_built_i
 use super::six::V6;
 use super::{Mode, NetworkError, Networking, Subnet};
 use crate::container::{Config, RunDir, short};
+use crate::events::Events;
 use crate::store::Record;
 use crate::{Error, Result};
 
@@ -262,7 +263,11 @@ impl Networks<'_> {
                 .optional()
                 .map_err(database("rename the container"))?;
             network.map_or(Ok(()), |network| self.write_members(db, &network))
-        })
+        })?;
+        let (old, renamed) =
+            (format!("/{}", record.name), Record { name: name.to_owned(), ..record.clone() });
+        Events::new(self.store.root()).container("rename", &renamed, &[("oldName", &old)]);
+        Ok(())
     }
 
     /// Writes the list of a network's members, inside a transaction: so the last writer has seen all of them.

@@ -16,6 +16,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -205,6 +206,28 @@ impl<'a> Snapshots<'a> {
         Ok(Found { name: name.to_owned(), path, about, size })
     }
 
+    /// The volumes that snapshots need, each with the name of one of them.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn volumes(self) -> Result<BTreeMap<String, String>> {
+        let mut needed = BTreeMap::new();
+        for found in self.list()? {
+            for volume in found.about.volumes.into_iter().filter_map(|volume| volume.name) {
+                needed.entry(volume).or_insert_with(|| found.name.clone());
+            }
+        }
+        Ok(needed)
+    }
+
+    /// What a snapshot in this directory is called: its name, or the directory if it is outside the data root.
+    pub(crate) fn name_of(self, path: &Path) -> String {
+        let own = self.dir().canonicalize().ok();
+        let inside = path.parent().filter(|parent| own.as_deref() == Some(*parent));
+        let name = inside.and_then(|_| path.file_name()?.to_str());
+        name.map_or_else(|| path.display().to_string(), str::to_owned)
+    }
+
     /// Looks at every byte of a snapshot, and at whether what it builds on is there.
     ///
     /// # Errors
@@ -291,7 +314,7 @@ impl<'a> Snapshots<'a> {
 /// It is damaged, or was made by another servin, on another processor or hypervisor; or it builds on one that is not there,
 /// or not as it was.
 pub(crate) fn open(store: &Store, path: &Path) -> Result<(About, Chain)> {
-    let fail = |why: String| Error::Snapshot { name: path.display().to_string(), why };
+    let fail = |why: String| Error::Snapshot { name: Snapshots::new(store).name_of(path), why };
     sums::check(path).map_err(fail)?;
     let about = about(path).map_err(|why| fail(format!("its {ABOUT} is not understood: {why}")))?;
     if about.protocol != proto::VERSION {

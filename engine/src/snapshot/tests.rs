@@ -221,3 +221,41 @@ fn what_others_build_on_is_removed_after_them() {
     let place = snapshots.draft(&Target::Directory(store.root().join("x")), &[]).unwrap().place();
     assert!(!place.follow && place.below.is_empty());
 }
+
+#[test]
+fn a_volume_that_a_snapshot_needs_stays_and_a_missing_one_is_told_with_the_snapshots_name() {
+    let (dir, store, _) = store();
+    let volumes = Volumes::new(&store);
+    for name in ["data", "free"] {
+        volumes.create(Some(name), &BTreeMap::new()).unwrap();
+    }
+    let (mut about, _) = open(&store, &Snapshots::new(&store).find("saved").unwrap().path).unwrap();
+    let mount = |name: &str| VolumeMount {
+        name: Some(name.into()),
+        target: "/data".into(),
+        read_only: false,
+        no_copy: true,
+    };
+    about.volumes = vec![mount("data")];
+    save(&store, "warm", &about);
+    let error = volumes.remove("data").unwrap_err().to_string();
+    assert_eq!(error, "volume data is in use by the snapshot warm: remove that first");
+    assert_eq!(volumes.prune(true, |_| false).unwrap().0, ["free"]);
+    Snapshots::new(&store).remove("warm").unwrap();
+    volumes.remove("data").unwrap();
+
+    save(&store, "cold", &about);
+    let path = Snapshots::new(&store).find("cold").unwrap().path;
+    let restore = crate::monitor::Restore {
+        snapshot: path.clone(),
+        name: None,
+        hostname: None,
+        publish: Vec::new(),
+        remove: false,
+        detach: false,
+    };
+    let error = restore.open(&store).unwrap_err().to_string();
+    assert_eq!(error, "cannot restore cold: its volume data is not here");
+    let outside = dir.path().join("outside");
+    assert_eq!(Snapshots::new(&store).name_of(&outside), outside.display().to_string());
+}

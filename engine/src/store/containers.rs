@@ -140,10 +140,15 @@ impl<'a> Containers<'a> {
     /// # Errors
     /// [`Error::NoSuchContainer`] when it is gone.
     pub fn update(&self, record: &Record) -> Result<()> {
-        let done = self.store.db.execute(
+        self.update_named(record).map(drop)
+    }
+
+    /// As [`Self::update`]; gives the name that the table has.
+    pub(crate) fn update_named(&self, record: &Record) -> Result<String> {
+        let done = self.store.db.query_row(
             "UPDATE containers SET config = :config, state = :state, pid = :pid, exit_code = :exit_code, oom = :oom, error = :error,
              started_ns = :started_ns, finished_ns = :finished_ns, restarts = :restarts, resting = :resting
-             WHERE id = :id",
+             WHERE id = :id RETURNING name",
             named_params! {
                 ":id": record.id, ":config": record.config, ":state": record.state.word(), ":pid": record.pid,
                 ":exit_code": record.exit_code, ":oom": record.oom, ":error": record.error,
@@ -151,11 +156,17 @@ impl<'a> Containers<'a> {
                 ":restarts": record.restarts,
                 ":resting": record.state == State::Restarting,
             },
+            |row| row.get(0),
         );
-        match done.map_err(|source| Error::database("record the container", source))? {
-            0 => Err(Error::NoSuchContainer { name: record.id.clone() }),
-            _ => Ok(()),
-        }
+        let found = done.optional().map_err(|source| Error::database("record the container", source))?;
+        found.ok_or_else(|| Error::NoSuchContainer { name: record.id.clone() })
+    }
+
+    /// The name that the container with this full id has now.
+    pub(crate) fn name(&self, id: &str) -> Result<Option<String>> {
+        let sql = "SELECT name FROM containers WHERE id = ?1";
+        let found = self.store.db.query_row(sql, [id], |row| row.get(0)).optional();
+        found.map_err(|source| Error::database("look up the container", source))
     }
 
     /// Gives a container another name.

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{Request, Text, random};
 use crate::image::Process;
+use crate::snapshot::Snapshots;
 use crate::store::{Store, now_ns};
 use crate::{Error, Result, erofs};
 
@@ -280,15 +281,21 @@ impl<'a> Volumes<'a> {
     /// Removes a volume that no container uses, with its files.
     ///
     /// # Errors
-    /// [`Error::NoSuchVolume`], [`Error::VolumeInUse`], [`Error::VolumeMounted`].
+    /// [`Error::NoSuchVolume`], [`Error::VolumeInUse`] by containers or a snapshot, [`Error::VolumeMounted`].
     pub fn remove(&self, name: &str) -> Result<u64> {
+        self.remove_unsaved(name, &Snapshots::new(self.store).volumes()?)
+    }
+
+    /// Removes a volume that none of these snapshots needs: names of volumes, and each with one of a snapshot.
+    fn remove_unsaved(&self, name: &str, saved: &BTreeMap<String, String>) -> Result<u64> {
         let path = self.dir().join(name);
         let size = if is_name(name) { size(&path) } else { 0 };
         self.store.write("remove the volume", |transaction| {
             if find(transaction, name)?.is_none() {
                 return Err(Error::NoSuchVolume { name: name.to_owned() });
             }
-            let users = users(transaction, name)?;
+            let mut users = users(transaction, name)?;
+            users.extend(saved.get(name).map(|snapshot| format!("the snapshot {snapshot}")));
             if !users.is_empty() {
                 return Err(Error::VolumeInUse { name: name.to_owned(), users: users.join(", ") });
             }
@@ -297,19 +304,18 @@ impl<'a> Volumes<'a> {
                 .execute("DELETE FROM volumes WHERE name = ?1", [name])
                 .map_err(database("remove the volume"))
         })?;
-        self.clean()?;
-        Ok(size)
+        self.clean().map(|()| size)
     }
 
-    /// Removes volumes that no container uses: those without a name, and the others too with `all`. Of those only the ones
-    /// that `keep` does not want. Returns their names and the freed bytes.
+    /// Removes volumes that no container uses and no snapshot needs: those without a name, and the others too with `all`. Of
+    /// those only the ones that `keep` does not want. Returns their names and the freed bytes.
     pub fn prune(&self, all: bool, keep: impl Fn(&Volume) -> bool) -> Result<(Vec<String>, u64)> {
-        let (mut gone, mut freed) = (Vec::new(), 0);
+        let (mut gone, mut freed, saved) = (Vec::new(), 0, Snapshots::new(self.store).volumes()?);
         for volume in self.list()? {
             if !(volume.anonymous || all) || keep(&volume) {
                 continue;
             }
-            match self.remove(&volume.name) {
+            match self.remove_unsaved(&volume.name, &saved) {
                 Ok(size) => {
                     freed += size;
                     gone.push(volume.name);
@@ -319,8 +325,7 @@ impl<'a> Volumes<'a> {
                 Err(error) => return Err(error),
             }
         }
-        self.clean()?;
-        Ok((gone, freed))
+        self.clean().map(|()| (gone, freed))
     }
 
     /// The volumes of a container that were made for it alone: what goes with it.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use servin_engine::container::{container_memory, short};
+use servin_engine::monitor::wire::Failure;
 use servin_engine::store::now_ns;
 use servin_engine::template::{Template, Templates};
 use servin_engine::time::rfc3339;
@@ -29,10 +30,10 @@ const COLUMNS: &[(&str, &str)] = &[
 pub(crate) fn run(global: &Global, typed: Vm) -> Result<u8> {
     match typed {
         Vm::Status { quiet, no_trunc, format } => {
-            return status::machines(global, &Format::new(format.as_deref(), quiet, "vm")?, no_trunc);
+            return status::machines(global, &Format::new(format.as_deref(), quiet, "vm status")?, no_trunc);
         }
         Vm::Config { format } => {
-            return status::settings(global, &Format::new(format.as_deref(), false, "vm")?);
+            return status::settings(global, &Format::new(format.as_deref(), false, "vm config")?);
         }
         Vm::Pull(run) => return pull(global, *run),
         _ => {}
@@ -41,7 +42,7 @@ pub(crate) fn run(global: &Global, typed: Vm) -> Result<u8> {
     match &typed {
         Vm::Update => return update(global, &templates),
         Vm::Images { quiet, no_trunc, format } => {
-            let format = Format::new(format.as_deref(), *quiet, "vm")?;
+            let format = Format::new(format.as_deref(), *quiet, "vm images")?;
             let rows: Vec<Value> =
                 templates.list()?.iter().map(|template| row(template, *no_trunc)).collect();
             output::text(&format.show(&rows, COLUMNS, "ID")?);
@@ -73,7 +74,7 @@ fn removed(gone: &[Template]) {
 fn pull(global: &Global, run: Run) -> Result<u8> {
     let (image, quiet) = (run.words.first().map(|word| word.display().to_string()), run.quiet);
     let asked = now_ns();
-    let code = super::run::template(global, run)?;
+    let code = super::run::template(global, run).map_err(of_pull)?;
     if code != 0 {
         return Ok(code);
     }
@@ -91,6 +92,15 @@ fn pull(global: &Global, run: Run) -> Result<u8> {
         false => format!("{}: template {key} {how} ({size})\n", template.about.image),
     });
     Ok(0)
+}
+
+/// A failure of the run that was to leave a template, which is none of a run here.
+fn of_pull(error: Error) -> Error {
+    match error.with_code(1) {
+        Error::Usage { what, .. } => Error::Usage { what, verb: "vm images pull".into() },
+        Error::Monitor(failure) => Error::Monitor(Failure { code: 1, ..failure }),
+        other => other,
+    }
 }
 
 /// Makes every template anew that today's runs would not clone, and removes what none of them would.
@@ -137,4 +147,20 @@ fn row(template: &Template, whole: bool) -> Value {
         "UsedSince": human::ago(template.used_ns, now_ns()),
         "Size": human::size(template.size),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_that_cannot_be_made_is_a_failure_like_others() {
+        let failure = Failure { code: 125, text: "no such image".into(), hint: None };
+        assert_eq!(of_pull(Error::Monitor(failure)).code(), 1);
+        let usage = of_pull(Error::Usage { what: "x".into(), verb: "run".into() });
+        assert_eq!(
+            (usage.code(), usage.hint().as_deref()),
+            (1, Some("see \"servin vm images pull --help\""))
+        );
+    }
 }
