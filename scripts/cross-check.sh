@@ -124,6 +124,7 @@ for step; do
         "${ARM_SKIP[@]/#/--skip=}"
       ;;
     mac)
+      cross_mac
       lint aarch64-apple-darwin "$std" "${MAC[@]}"
       lint x86_64-apple-darwin "$std" "${MAC[@]}"
       lint_tests aarch64-apple-darwin "$std" "${MAC_TESTS[@]}"
