@@ -2,8 +2,9 @@
 //! another part needs.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use servin_devices::virtio::fs::host::Options;
 use servin_devices::virtio::vsock::Limits;
+
+use super::share::Options;
 
 /// More are never asked for: a process that closes all of them one by one should not take long.
 const MOST: u64 = 32 * 1024;

@@ -1,18 +1,16 @@
-//! A tap of the host's as the other end of a card.
+//! Taps of Linux.
 
 // TUNSETIFF takes its request by pointer (linux/if_tun.h), and has no safe wrapper among our dependencies.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use super::{NetworkError, Subnet};
+use super::Tap;
+use crate::network::NetworkError;
 use crate::{Error, Result};
 
 /// Where the kernel hands out taps.
@@ -22,48 +20,28 @@ const DEVICES: &str = "/sys/class/net";
 /// IFF_UP (linux/if.h).
 const UP: u32 = 1;
 
-/// A tap, and which of the addresses on its wire are whose.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tap {
-    /// The device's name, see [`Tap::is_name`].
-    pub name: String,
-    /// The network on its wire.
-    pub subnet: Subnet,
-    /// The way to everywhere else.
-    pub gateway: Ipv4Addr,
-}
-
-impl Tap {
-    /// Whether a network device can have this name.
-    #[must_use]
-    pub fn is_name(name: &str) -> bool {
-        let is_good = |byte: u8| byte.is_ascii_graphic() && !b"/:".contains(&byte);
-        (1..libc::IFNAMSIZ).contains(&name.len()) && name.bytes().all(is_good) && name != "." && name != ".."
+/// Opens the tap, which must be there: the kernel would make one for root, and nobody would be at its other end.
+pub(super) fn open(tap: &Tap) -> Result<File> {
+    let refuse = |why: String, source: Option<io::Error>| -> Error {
+        NetworkError::Tap { name: tap.name.clone(), why, source }.into()
+    };
+    let name = &tap.name;
+    let device = Path::new(DEVICES).join(name);
+    if !Tap::is_name(name) || !device.exists() {
+        let why =
+            format!("there is none; make one with \"ip tuntap add dev {name} mode tap user $USER\", as root");
+        return Err(refuse(why, None));
     }
-
-    /// Opens the tap, which must be there: the kernel would make one for root, and nobody would be at its other end.
-    pub(super) fn open(&self) -> Result<File> {
-        let refuse = |why: String, source: Option<io::Error>| -> Error {
-            NetworkError::Tap { name: self.name.clone(), why, source }.into()
-        };
-        let name = &self.name;
-        let device = Path::new(DEVICES).join(name);
-        if !Self::is_name(name) || !device.exists() {
-            let why = format!(
-                "there is none; make one with \"ip tuntap add dev {name} mode tap user $USER\", as root"
-            );
-            return Err(refuse(why, None));
-        }
-        let Some(flags) = number(&device.join("tun_flags")).filter(|flags| flags & libc::IFF_TAP as u32 != 0)
-        else {
-            return Err(refuse("it is a network device of another kind".into(), None));
-        };
-        if number(&device.join("flags")).is_some_and(|flags| flags & UP == 0) {
-            let why = format!("it is down; bring it up with \"ip link set dev {name} up\", as root");
-            return Err(refuse(why, None));
-        }
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE);
-        let file = file.map_err(|source| {
+    let Some(flags) = number(&device.join("tun_flags")).filter(|flags| flags & libc::IFF_TAP as u32 != 0)
+    else {
+        return Err(refuse("it is a network device of another kind".into(), None));
+    };
+    if number(&device.join("flags")).is_some_and(|flags| flags & UP == 0) {
+        let why = format!("it is down; bring it up with \"ip link set dev {name} up\", as root");
+        return Err(refuse(why, None));
+    }
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE);
+    let file = file.map_err(|source| {
             let what = match source.kind() {
                 io::ErrorKind::NotFound => {
                     "is not there; \"modprobe tun\" makes it, or, in a container of the host's, give it that device"
@@ -73,9 +51,9 @@ impl Tap {
             };
             refuse(format!("{DEVICE} {what}"), Some(source))
         })?;
-        // A device of several queues takes nobody who does not know of them.
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | flags.cast_signed() & libc::IFF_MULTI_QUEUE;
-        attach(&file, name, flags).map_err(|source| {
+    // A device of several queues takes nobody who does not know of them.
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | flags.cast_signed() & libc::IFF_MULTI_QUEUE;
+    attach(&file, name, flags).map_err(|source| {
             let why = match source.raw_os_error() {
                 Some(libc::EPERM) => format!(
                     "it is another user's; give it to yourself with \"ip tuntap add dev {name} mode tap user $USER\", \
@@ -86,8 +64,7 @@ impl Tap {
             };
             refuse(why, Some(source))
         })?;
-        Ok(file)
-    }
+    Ok(file)
 }
 
 /// The number in a file of sysfs, such as 0x1003.
@@ -114,25 +91,4 @@ fn attach(file: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tap(name: &str) -> Tap {
-        Tap { name: name.into(), subnet: "10.0.2.0/24".parse().unwrap(), gateway: [10, 0, 2, 2].into() }
-    }
-
-    #[test]
-    fn what_is_no_tap_is_refused_by_its_kind() {
-        let error = |name: &str| tap(name).open().unwrap_err().to_string();
-        assert!(error("servin-no-tap").contains("ip tuntap add dev servin-no-tap mode tap"));
-        assert!(error("lo").contains("another kind"), "{}", error("lo"));
-        for bad in ["", "..", "a/b", "sixteen-bytes-in", "a b"] {
-            assert!(!Tap::is_name(bad), "{bad}");
-            assert!(error(bad).contains("there is none"), "{bad}");
-        }
-        assert!(Tap::is_name("tap0") && Tap::is_name("fifteen-bytes-x"));
-    }
 }
