@@ -175,9 +175,10 @@ pub(crate) fn networks() -> Vec<(Ipv4Addr, u8)> {
     let mut at = first;
     // SAFETY: the list's items are whole, and stay until it is freed; it ends with null.
     while let Some(one) = unsafe { at.as_ref() } {
-        // SAFETY: an address is null or whole, as its family says.
-        let pair = unsafe { (v4(one.ifa_addr), v4(one.ifa_netmask)) };
-        if let (Some(address), Some(mask)) = pair {
+        // SAFETY: both are null or addresses of the list, which is there until the end of this turn.
+        let (address, mask) = unsafe { (bytes(one.ifa_addr), bytes(one.ifa_netmask)) };
+        if address.get(1).is_some_and(|family| i32::from(*family) == libc::AF_INET) && !mask.is_empty() {
+            let (address, mask) = (v4(address), v4(mask));
             let prefix = u8::try_from(mask.leading_ones()).unwrap_or(32);
             found.push((Ipv4Addr::from_bits(address & mask), prefix));
         }
@@ -188,19 +189,25 @@ pub(crate) fn networks() -> Vec<(Ipv4Addr, u8)> {
     found
 }
 
-/// The bits of an IPv4 address; `None` for another.
+/// The bytes of an address, as many as its first byte says: a mask may be cut short. None for null.
 ///
 /// # Safety
-/// It is null, or points to an address that is as long as its family's are.
-unsafe fn v4(address: *const libc::sockaddr) -> Option<u32> {
-    // SAFETY: the caller's promise.
-    let family = unsafe { address.as_ref() }?.sa_family;
-    if i32::from(family) != libc::AF_INET {
-        return None;
+/// It is null, or points to an address that stays for `'a`.
+unsafe fn bytes<'a>(address: *const libc::sockaddr) -> &'a [u8] {
+    if address.is_null() {
+        return &[];
     }
-    // SAFETY: the caller's promise, for this family; nothing is said of how it is aligned.
-    let whole = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
-    Some(u32::from_be(whole.sin_addr.s_addr))
+    let first = address.cast::<u8>();
+    // SAFETY: the caller's promise: every address begins with its length.
+    unsafe { std::slice::from_raw_parts(first, usize::from(*first)) }
+}
+
+/// The bits of an IPv4 address or mask; what was cut off is zero.
+fn v4(address: &[u8]) -> u32 {
+    let mut bits = [0; 4];
+    let there = address.get(std::mem::offset_of!(libc::sockaddr_in, sin_addr)..).unwrap_or_default();
+    bits.iter_mut().zip(there).for_each(|(place, byte)| *place = *byte);
+    u32::from_be_bytes(bits)
 }
 
 /// The file of this program.
