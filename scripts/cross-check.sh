@@ -23,7 +23,7 @@ WIN=(servin-init servin-guest-kernel servin-devices servin-vmm servin)
 # Their tests run under wine.
 WIN_TESTS=(servin-devices servin-vmm)
 NOT_YET=(
-  'macOS: shares of directories and volumes, taps, bench, the filter of system calls (servin refuses them there, or says so)'
+  'macOS: taps and bench (servin refuses them there), the filter of system calls (there is none)'
   'Windows: the parts of servin-devices that hold sockets and directories of the host: vsock, the network, shares'
   'Windows: servin-engine: it names KVM, Linux system calls and the passthrough of directories (servin says so there)'
 )

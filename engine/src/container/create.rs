@@ -45,7 +45,6 @@ impl Wanted {
 /// As a start of it would fail before its machine: no such image, a name that is taken, nothing to run.
 pub fn create(store: &Store, request: &Request) -> Result<Record> {
     let wanted = Wanted::new(store, request)?;
-    super::share::check(request, wanted.image.as_ref())?;
     let mut request = request.clone();
     let record = insert(store, &mut request, &wanted, None)?;
     let request = &request;
@@ -76,7 +75,7 @@ pub(crate) fn has_volumes(request: &Request, image: Option<&Image>) -> bool {
     !volumes(request, image).is_empty()
 }
 
-pub(super) fn volumes(request: &Request, image: Option<&Image>) -> Vec<VolumeMount> {
+fn volumes(request: &Request, image: Option<&Image>) -> Vec<VolumeMount> {
     let defaults = Process::default();
     volume::wanted(request, image.map_or(&defaults, |image| &image.config.process))
 }

@@ -11,7 +11,7 @@ pub(crate) mod machine;
 mod plan;
 mod record;
 mod request;
-pub(crate) mod share;
+mod share;
 pub mod signal;
 #[cfg(test)]
 mod tests;

@@ -218,7 +218,6 @@ impl Found {
             Some(id) => Some(Images::new(store).find(&id.to_string())?),
             None => None,
         };
-        container::share::check(&request, image.as_ref())?;
         let run = RunDir::create(store.root(), id)?;
         Ok(Found { record, request, plan, image, run })
     }
@@ -286,7 +285,6 @@ fn made(
     mut request: Request,
     mut wanted: Wanted,
 ) -> Result<(Found, MachinePlan, Vec<BindShare>)> {
-    container::share::check(&request, wanted.image.as_ref())?;
     // A taken port is an error before anything is made.
     let card = card(&request, &mut wanted.plan)?;
     let (shares, binds) = shares(&request)?;
