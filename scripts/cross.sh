@@ -71,3 +71,36 @@ cross_arm64() {
   export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='qemu-aarch64-static -L /usr/aarch64-linux-gnu'
 }
+
+# Sets up cargo for macOS, where things are checked and nothing is linked. The build scripts of some dependencies (SQLite,
+# ring, zstd) compile C for the target, which needs Apple's headers. What they make is only looked at by a linker: here
+# stand-ins make empty files of the names that were asked for. So the C code is not checked, and what comes out must never be linked.
+cross_mac() {
+  local tools=$cross/mac triple
+  mkdir -p "$tools"
+  cat >"$tools/cc" <<'SH'
+#!/bin/sh
+# A compiler that compiles nothing: see cross.sh.
+case " $* " in *' -E '*) echo clang; exit 0 ;; esac
+while [ $# -gt 0 ]; do
+  case $1 in
+    -o) : >"$2"; shift ;;
+    -o*) : >"${1#-o}" ;;
+  esac
+  shift
+done
+SH
+  cat >"$tools/ar" <<'SH'
+#!/bin/sh
+# An archiver that archives nothing: see cross.sh.
+for word; do
+  case $word in *.a) : >>"$word" ;; esac
+done
+SH
+  chmod +x "$tools/cc" "$tools/ar"
+  for triple in aarch64_apple_darwin x86_64_apple_darwin; do
+    export "CC_$triple=$tools/cc" "AR_$triple=$tools/ar"
+  done
+  # Else xcrun is asked where the headers are.
+  export SDKROOT=$tools MACOSX_DEPLOYMENT_TARGET=11.0
+}

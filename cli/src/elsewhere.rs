@@ -1,16 +1,14 @@
-//! The verbs on hosts that the engine does not get to yet: what says something about the host is done, what needs
+//! The verbs on Windows, which the engine does not get to yet: what says something about the host is done, what needs
 //! containers or images is refused by name.
 
 use std::ffi::OsString;
-use std::sync::Arc;
 use std::time::Instant;
 
-use servin_vmm::hv::{self, Hypervisor, Plan};
-use servin_vmm::{Error as VmError, layout, memory};
+use servin_vmm::{Error as VmError, hv};
 
 use crate::args::{self, Global, Verb};
 use crate::error::{Error, Result, code_of};
-use crate::finding::{Finding, render};
+use crate::finding::{self, Finding, render};
 use crate::output;
 
 /// Does what was asked and gives the exit code.
@@ -22,7 +20,7 @@ pub(crate) fn run(_: &Global, _: Instant, verb: Verb) -> Result<u8> {
 fn act(verb: Verb, name: &str) -> Result<u8> {
     match verb {
         Verb::Doctor => {
-            let findings = findings(hv::open().and_then(a_machine));
+            let findings = findings(finding::smallest_machine());
             output::text(&render(&findings));
             Ok(u8::from(findings.iter().any(|finding| !finding.fine)))
         }
@@ -38,32 +36,19 @@ fn act(verb: Verb, name: &str) -> Result<u8> {
     }
 }
 
-/// Makes the smallest machine and takes it apart: some hosts refuse only then.
-fn a_machine(hypervisor: Arc<dyn Hypervisor>) -> Result<hv::Caps, VmError> {
-    let plan = Plan::new(memory::anonymous(layout::MIN_MEM_MIB)?, 1, layout::GSIS);
-    hypervisor.create(&plan)?;
-    Ok(hypervisor.caps().clone())
-}
-
 fn findings(host: Result<hv::Caps, VmError>) -> Vec<Finding> {
-    let hypervisor = match host {
-        Ok(caps) => Finding::good(
-            "hypervisor",
-            format!("{}: a machine can be made, of up to {} CPUs", caps.name, caps.max_cpus),
-        ),
-        // What to do is in the reason, where there is something to be done.
-        Err(error) => Finding::bad("hypervisor", output::chain(&error), "see docs/backends.md"),
-    };
     let engine = Finding::bad(
         "engine",
         format!("what makes containers of machines does not run on {} yet", std::env::consts::OS),
-        "run containers on Linux; here the monitor can be embedded as a library (servin-vmm)",
+        "run containers on Linux or macOS; here the monitor can be embedded as a library (servin-vmm)",
     );
-    vec![hypervisor, engine]
+    vec![finding::hypervisor(host), engine]
 }
 
 #[cfg(test)]
 mod tests {
+    use servin_vmm::hv::Hypervisor;
+
     use super::*;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 use servin_engine::monitor::wire::Failure;
 
 /// Why the command did not do what was asked.
@@ -48,8 +48,10 @@ pub(crate) enum Error {
         code: u8,
     },
     /// It needs containers or images, and the engine is not on this host.
-    #[cfg(any(test, not(target_os = "linux")))]
-    #[error("servin {verb} does not run on {os} yet: it needs the engine, which is built for Linux only")]
+    #[cfg(any(test, windows))]
+    #[error(
+        "servin {verb} does not run on {os} yet: it needs the engine, which is built for Linux and macOS"
+    )]
     NoEngine {
         /// The verb.
         verb: String,
@@ -59,7 +61,7 @@ pub(crate) enum Error {
         code: u8,
     },
     /// The engine could not do it.
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     #[error("{}", servin_engine::chain(.error))]
     Engine {
         /// What failed, with its reasons.
@@ -68,7 +70,7 @@ pub(crate) enum Error {
         code: u8,
     },
     /// The monitor could not do it, and said why.
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     #[error("{}", .0.text)]
     Monitor(Failure),
     /// The monitor is gone.
@@ -82,7 +84,7 @@ pub(crate) enum Error {
 /// The command's result.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 impl From<servin_engine::Error> for Error {
     /// A failure of any verb but those that run a program.
     fn from(error: servin_engine::Error) -> Self {
@@ -95,11 +97,11 @@ impl Error {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Error::Usage { verb, .. } => code_of(verb),
-            #[cfg(target_os = "linux")]
+            #[cfg(unix)]
             Error::Monitor(failure) => failure.code,
-            #[cfg(target_os = "linux")]
+            #[cfg(unix)]
             Error::Engine { code, .. } => *code,
-            #[cfg(any(test, not(target_os = "linux")))]
+            #[cfg(any(test, windows))]
             Error::NoEngine { code, .. } => *code,
             Error::Value { code, .. }
             | Error::NotBuilt { code, .. }
@@ -111,7 +113,7 @@ impl Error {
     /// The same failure on the way of a verb that gives programs' codes back.
     pub(crate) fn with_code(self, code: u8) -> Self {
         match self {
-            #[cfg(target_os = "linux")]
+            #[cfg(unix)]
             Error::Engine { error, .. } => Error::Engine { error, code },
             Error::Host { what, source, .. } => Error::Host { what, source, code },
             Error::Value { flag, value, why, .. } => Error::Value { flag, value, why, code },
@@ -125,9 +127,9 @@ impl Error {
         match self {
             Error::Usage { verb, .. } if verb.is_empty() => Some("see \"servin --help\"".into()),
             Error::Usage { verb, .. } => Some(format!("see \"servin {verb} --help\"")),
-            #[cfg(target_os = "linux")]
+            #[cfg(unix)]
             Error::Monitor(failure) => failure.hint.clone(),
-            #[cfg(any(test, not(target_os = "linux")))]
+            #[cfg(any(test, windows))]
             Error::NoEngine { .. } => Some("servin doctor says what there is on this host".into()),
             _ => None,
         }

@@ -2,6 +2,13 @@
 
 use std::fmt::Write as _;
 
+#[cfg(any(test, not(target_os = "linux")))]
+use servin_vmm::{
+    Error as VmError,
+    hv::{self, Plan},
+    layout, memory,
+};
+
 /// One line of the answer.
 pub(crate) struct Finding {
     pub(crate) topic: &'static str,
@@ -19,9 +26,32 @@ impl Finding {
         Finding { topic, fine: false, text: text.into(), todo: Some(todo.into()) }
     }
 
+    #[cfg(target_os = "linux")]
     pub(crate) fn and(mut self, todo: impl Into<String>) -> Self {
         self.todo = Some(todo.into());
         self
+    }
+}
+
+/// Makes the smallest machine and takes it apart: some hosts refuse only then.
+#[cfg(any(test, not(target_os = "linux")))]
+pub(crate) fn smallest_machine() -> Result<hv::Caps, VmError> {
+    let hypervisor = hv::open()?;
+    let plan = Plan::new(memory::anonymous(layout::MIN_MEM_MIB)?, 1, layout::GSIS);
+    hypervisor.create(&plan)?;
+    Ok(hypervisor.caps().clone())
+}
+
+/// What the hypervisor says of itself, where its name is all that can be told apart.
+#[cfg(any(test, not(target_os = "linux")))]
+pub(crate) fn hypervisor(host: Result<hv::Caps, VmError>) -> Finding {
+    match host {
+        Ok(caps) => Finding::good(
+            "hypervisor",
+            format!("{}: a machine can be made, of up to {} CPUs", caps.name, caps.max_cpus),
+        ),
+        // What to do is in the reason, where there is something to be done.
+        Err(error) => Finding::bad("hypervisor", crate::output::chain(&error), "see docs/backends.md"),
     }
 }
 

@@ -5,44 +5,55 @@
 //! ```
 
 // Where the engine is not, most of what is typed is refused: nobody reads its arguments.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
+#[cfg_attr(windows, allow(dead_code, unused_imports))]
 mod args;
-#[cfg(any(test, not(target_os = "linux")))]
-#[cfg_attr(target_os = "linux", allow(dead_code))]
+#[cfg(any(test, windows))]
+#[cfg_attr(unix, allow(dead_code))]
 mod elsewhere;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+#[cfg_attr(windows, allow(dead_code))]
 mod error;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod filter;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+#[cfg_attr(windows, allow(dead_code))]
 mod finding;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod human;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod keys;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod listing;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+#[cfg_attr(windows, allow(dead_code))]
 mod output;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod session;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod spec;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod template;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod terminal;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod verbs;
+#[cfg(unix)]
+mod watch;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(windows)]
 use elsewhere as verbs;
 
 fn main() -> ExitCode {
     let began = Instant::now();
+    // On Linux a monitor is forked.
+    #[cfg(target_os = "macos")]
+    if let [_, word, level] = &std::env::args_os().collect::<Vec<_>>()[..]
+        && word == servin_engine::monitor::HANDED
+    {
+        let level = level.to_str().and_then(|level| level.parse().ok());
+        output::start_log_at(level.unwrap_or(log::LevelFilter::Error));
+        return ExitCode::from(servin_engine::monitor::serve_handed());
+    }
     match args::parse(std::env::args_os()) {
         Ok(args::Typed::Text(text)) => output::text(&text),
         Ok(args::Typed::Verb(global, verb)) => {

@@ -27,11 +27,11 @@ pub(crate) fn failure(error: &Error) -> ExitCode {
     ExitCode::from(error.code())
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 pub(crate) use servin_engine::chain;
 
 /// An error with its reasons, in one line.
-#[cfg(not(target_os = "linux"))]
+#[cfg(windows)]
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let reasons = std::iter::successors(error.source(), |reason| reason.source());
     reasons.fold(error.to_string(), |text, reason| format!("{text}: {reason}")).replace('\n', " ")
@@ -55,7 +55,12 @@ pub(crate) fn line(what: &str, hint: Option<&str>) {
 
 /// Starts the log on standard error: nothing below the asked level is written, and by default nothing but errors is.
 pub(crate) fn start_log(global: &Global) {
-    let _ = env_logger::Builder::new().filter_level(global.log_level).format_timestamp_micros().try_init();
+    start_log_at(global.log_level);
+}
+
+/// The same, of a process that was told nothing else.
+pub(crate) fn start_log_at(level: log::LevelFilter) {
+    let _ = env_logger::Builder::new().filter_level(level).format_timestamp_micros().try_init();
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::Signal;
 use servin_engine::monitor::wire::{
     Ask, Clocks, Decoder, Exit, Failure, INPUT_WINDOW, Message, Output, Tell,
 };
@@ -20,10 +21,18 @@ use crate::keys::Detector;
 use crate::output;
 use crate::terminal::{self, Raw};
 
-/// Signals that are passed on to the program (`SIGHUP`, `SIGINT`, `SIGQUIT`, `SIGUSR1`, `SIGUSR2`, `SIGALRM`, `SIGTERM`).
-const PASSED: &[i32] = &[1, 2, 3, 10, 12, 14, 15];
-const SIGCONT: i32 = 18;
-const SIGWINCH: i32 = 28;
+/// Signals that are passed on to the program, by their numbers here and in the guest, which is a Linux.
+const PASSED: &[(i32, u8)] = &[
+    (Signal::HUP.as_raw(), 1),
+    (Signal::INT.as_raw(), 2),
+    (Signal::QUIT.as_raw(), 3),
+    (Signal::USR1.as_raw(), 10),
+    (Signal::USR2.as_raw(), 12),
+    (Signal::ALARM.as_raw(), 14),
+    (Signal::TERM.as_raw(), 15),
+];
+const SIGCONT: i32 = Signal::CONT.as_raw();
+const SIGWINCH: i32 = Signal::WINCH.as_raw();
 /// Unwritten bytes above which the monitor is not read.
 const MOST_UNWRITTEN: usize = 512 * 1024;
 /// What a pipe or terminal that is ready takes without blocking (`PIPE_BUF`).
@@ -66,7 +75,7 @@ pub(crate) enum End {
 pub(crate) fn signals(watch: &Watch) -> io::Result<Signals> {
     let mut list = vec![SIGWINCH];
     if watch.sig_proxy {
-        list.extend(PASSED);
+        list.extend(PASSED.iter().map(|(signal, _)| signal));
     }
     if watch.terminal {
         list.push(SIGCONT);
@@ -347,8 +356,8 @@ impl<'a> Session<'a> {
                     }
                 }
                 other => {
-                    if let Ok(signal) = u8::try_from(other) {
-                        self.ask(&Ask::Signal(signal));
+                    if let Some((_, signal)) = PASSED.iter().find(|(here, _)| *here == other) {
+                        self.ask(&Ask::Signal(*signal));
                     }
                 }
             }

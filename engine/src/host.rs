@@ -1,12 +1,18 @@
-//! What the host offers: the hypervisor and its kind, as far as it can be seen without making a machine.
+//! What the host offers: the hypervisor and its kind, as far as it can be seen without making a machine. On Linux that is
+//! KVM's device and modules, on macOS one word of the system.
 //!
 //! `servin doctor` prints it; a start reads the kind to say why it is slow on some hosts.
 
+#[cfg(target_os = "linux")]
 use std::fs;
 use std::io;
+#[cfg(target_os = "linux")]
 use std::path::Path;
 
-/// Which implementation answers behind `/dev/kvm`.
+#[cfg(target_os = "macos")]
+use crate::os;
+
+/// Which implementation answers: behind `/dev/kvm`, or another system's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `kvm_amd`: AMD's virtualization extensions.
@@ -18,6 +24,8 @@ pub enum Kind {
     /// `kvm_pvm`: no extensions are used. Guest kernels are emulated, about 1.5 million instructions a second, so
     /// that a start takes many seconds; programs run at full speed.
     Pvm,
+    /// Hypervisor.framework of macOS.
+    Hvf,
     /// Another one, or it cannot be seen which.
     Unknown,
 }
@@ -31,6 +39,7 @@ impl Kind {
             Kind::Intel => "kvm_intel",
             Kind::Arm64 => "kvm of arm64",
             Kind::Pvm => "kvm_pvm",
+            Kind::Hvf => "Hypervisor.framework",
             Kind::Unknown => "kvm of unknown kind",
         }
     }
@@ -56,7 +65,7 @@ pub enum Device {
 /// What was found.
 #[derive(Debug)]
 pub struct Host {
-    /// `/dev/kvm`.
+    /// `/dev/kvm`; on macOS, whether the system says that it has a hypervisor.
     pub device: Device,
     /// Who answers there; `None` if no such module is loaded.
     pub kind: Option<Kind>,
@@ -81,6 +90,21 @@ pub const KVM: &str = "/dev/kvm";
 
 impl Host {
     /// Looks at this host.
+    #[cfg(target_os = "macos")]
+    #[must_use]
+    pub fn look() -> Self {
+        let kind = hypervisor_kind();
+        Host {
+            device: if kind.is_some() { Device::Usable } else { Device::Missing },
+            kind,
+            is_guest: os::sysctl(c"kern.hv_vmm_present").is_some_and(|is| is != 0),
+            extensions: None,
+            huge_pages: None,
+        }
+    }
+
+    /// Looks at this host.
+    #[cfg(target_os = "linux")]
     #[must_use]
     pub fn look() -> Self {
         let device = match fs::OpenOptions::new().read(true).write(true).open(KVM) {
@@ -107,9 +131,49 @@ impl Host {
 }
 
 /// Who answers behind `/dev/kvm`, from the loaded modules.
+#[cfg(target_os = "linux")]
 #[must_use]
-pub fn kvm_kind() -> Option<Kind> {
+pub fn hypervisor_kind() -> Option<Kind> {
     kind(Path::new("/sys/module"))
+}
+
+/// Hypervisor.framework, where the system says that this Mac can have machines.
+#[cfg(target_os = "macos")]
+#[must_use]
+pub fn hypervisor_kind() -> Option<Kind> {
+    os::sysctl(c"kern.hv_support").is_some_and(|able| able != 0).then_some(Kind::Hvf)
+}
+
+/// Bytes of memory that this host has.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn memory() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Bytes of memory that this host has.
+#[cfg(target_os = "macos")]
+#[must_use]
+pub fn memory() -> Option<u64> {
+    os::sysctl(c"hw.memsize")
+}
+
+/// Bytes of a process in the host's memory: of a monitor, those of its guest among them. `None` for one that has ended.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn resident(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Bytes of a process in the host's memory: of a monitor, those of its guest among them. `None` for one that has ended.
+#[cfg(target_os = "macos")]
+#[must_use]
+pub fn resident(pid: i32) -> Option<u64> {
+    Some(os::task(pid).ok()?.pti_resident_size)
 }
 
 /// What the processor says it is and can do: another answer is another processor.
@@ -143,8 +207,18 @@ pub(crate) fn cpu_identity() -> Vec<u32> {
     ]
 }
 
+/// What the system says of the processor and of what it can do: another answer is another processor.
+#[cfg(all(target_arch = "aarch64", target_os = "macos"))]
+pub(crate) fn cpu_identity() -> Vec<u32> {
+    [c"hw.cputype", c"hw.cpusubtype", c"hw.cpufamily", c"hw.cpusubfamily"]
+        .into_iter()
+        // Each is a number of 32 bits.
+        .map(|name| os::sysctl(name).and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX))
+        .collect()
+}
+
 /// What the processors say they are and can do: another answer is another processor.
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 pub(crate) fn cpu_identity() -> Vec<u32> {
     arm64_identity(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }
@@ -157,7 +231,7 @@ pub(crate) fn cpu_identity() -> Vec<u32> {
 
 /// MIDR_EL1 of each kind of processor in the machine, put together from what the kernel prints of it, whichever of them runs
 /// this; then a checksum of the features that all have.
-#[cfg(any(test, target_arch = "aarch64"))]
+#[cfg(any(test, all(target_arch = "aarch64", target_os = "linux")))]
 fn arm64_identity(cpuinfo: &str) -> Vec<u32> {
     /// MIDR_EL1, bits 19 to 16: the architecture is told by other registers.
     const BY_FEATURES: u32 = 0xf << 16;
@@ -193,6 +267,7 @@ fn arm64_identity(cpuinfo: &str) -> Vec<u32> {
     identity
 }
 
+#[cfg(target_os = "linux")]
 fn kind(modules: &Path) -> Option<Kind> {
     // On x86 a module for the vendor comes with it.
     let alone = if cfg!(target_arch = "aarch64") { Kind::Arm64 } else { Kind::Unknown };
@@ -202,12 +277,14 @@ fn kind(modules: &Path) -> Option<Kind> {
         .map(|(_, kind)| kind)
 }
 
+#[cfg(target_os = "linux")]
 fn has_flag(cpuinfo: &str, flag: &str) -> bool {
     let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags"));
     flags.is_some_and(|flags| flags.split_whitespace().any(|word| word == flag))
 }
 
 /// The word in brackets, as the kernel marks the one in force.
+#[cfg(target_os = "linux")]
 fn chosen(text: &str) -> Option<String> {
     let (_, rest) = text.split_once('[')?;
     rest.split_once(']').map(|(word, _)| word.to_owned())

@@ -27,6 +27,7 @@ pub mod host;
 pub mod image;
 pub mod monitor;
 pub mod network;
+mod os;
 pub mod process;
 pub mod registry;
 pub mod snapshot;

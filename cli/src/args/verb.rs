@@ -41,8 +41,10 @@ pub(crate) enum Verb {
     /// `servin network`
     SharedNetwork(SharedNetwork),
     /// `servin bench boot`
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Bench(Box<Bench>),
     /// Our side of `servin bench boot --against`: kernel and initramfs, and words for the kernel
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     BareMonitor([std::ffi::OsString; 2], String),
     /// `servin doctor`
     Doctor,

@@ -4,28 +4,45 @@ use std::fs;
 use std::path::Path;
 
 use servin_engine::guest::Guest;
+#[cfg(target_os = "linux")]
 use servin_engine::host::{self, Device, Host, KVM, Kind};
 use servin_engine::store;
 
 use crate::args::Global;
 use crate::error::Result;
+#[cfg(not(target_os = "linux"))]
+use crate::finding;
 use crate::finding::{Finding, render};
 use crate::output;
 
 /// Prints the findings; 1 if one of them keeps containers from running.
 pub(crate) fn run(global: &Global) -> Result<u8> {
-    let host = Host::look();
-    let mut findings = hypervisor(&host);
-    if matches!(host.device, Device::Usable) {
-        findings.push(capabilities());
-    }
-    findings.push(huge_pages(host.huge_pages.as_deref()));
+    let mut findings = machines();
     findings.push(guest());
     findings.push(data_root(global));
     output::text(&render(&findings));
     Ok(u8::from(findings.iter().any(|finding| !finding.fine)))
 }
 
+/// What machines need of the host.
+#[cfg(target_os = "linux")]
+fn machines() -> Vec<Finding> {
+    let host = Host::look();
+    let mut findings = hypervisor(&host);
+    if matches!(host.device, Device::Usable) {
+        findings.push(capabilities());
+    }
+    findings.push(huge_pages(host.huge_pages.as_deref()));
+    findings
+}
+
+/// What machines need of the host.
+#[cfg(not(target_os = "linux"))]
+fn machines() -> Vec<Finding> {
+    vec![finding::hypervisor(finding::smallest_machine())]
+}
+
+#[cfg(target_os = "linux")]
 fn hypervisor(host: &Host) -> Vec<Finding> {
     let topic = "hypervisor";
     let device = match &host.device {
@@ -67,6 +84,7 @@ fn hypervisor(host: &Host) -> Vec<Finding> {
 }
 
 /// Only asked of a device that can be opened: otherwise its own line says why not.
+#[cfg(target_os = "linux")]
 fn capabilities() -> Finding {
     match host::capabilities() {
         Ok(caps) => {
@@ -88,6 +106,7 @@ fn capabilities() -> Finding {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn huge_pages(setting: Option<&str>) -> Finding {
     match setting {
         Some("always" | "madvise") => Finding::good("huge pages", "guest memory uses them"),
@@ -157,7 +176,7 @@ fn data_root(global: &Global) -> Finding {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 

@@ -3,8 +3,6 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::inotify;
 use serde_json::{Value, json};
 use servin_engine::container::short;
 use servin_engine::events::{Event, Reader};
@@ -16,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::spec::moment::moment;
 use crate::template::Template;
+use crate::watch::Watch;
 
 /// Keys of `--filter`.
 const FILTERS: &[&str] = &["type", "event", "container", "image", "label", "label!"];
@@ -63,8 +62,7 @@ fn follow(
     (since, until): (i64, i64),
     text: impl Fn(&Event) -> Result<Option<String>>,
 ) -> io::Result<Result<()>> {
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&watch, reader.dir(), inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE)?;
+    let watch = Watch::new(reader.dir())?;
     loop {
         // Asked before the reading: what was written before the end is then read.
         let left = until.saturating_sub(now_ns());
@@ -83,11 +81,7 @@ fn follow(
             }
         }
         let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else { return Ok(Ok(())) };
-        let left = Timespec::try_from(Duration::from_nanos(left)).ok();
-        let mut fds = [PollFd::new(&watch, PollFlags::IN)];
-        let _ = rustix::event::poll(&mut fds, left.as_ref());
-        let mut events = [0; 4096];
-        while rustix::io::read(&watch, &mut events).is_ok_and(|count| count > 0) {}
+        watch.wait(Duration::from_nanos(left));
     }
 }
 

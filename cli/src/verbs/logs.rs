@@ -2,9 +2,8 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::inotify;
 use servin_engine::container::is_living;
 use servin_engine::monitor::log::{Entry, Reader};
 use servin_engine::monitor::wire::Output;
@@ -15,6 +14,7 @@ use super::containers::{config, open};
 use crate::args::{Global, Logs};
 use crate::error::{Error, Result};
 use crate::spec::moment::moment;
+use crate::watch::Watch;
 
 /// Prints a container's log, to the streams that its program wrote to.
 pub(crate) fn run(global: &Global, typed: &Logs) -> Result<u8> {
@@ -81,9 +81,7 @@ impl Span {
 
 /// Prints the log, then what is added to it for as long as `goes_on` says.
 fn follow(dir: &Path, span: Span, printer: &mut Printer, goes_on: impl Fn() -> bool) -> io::Result<()> {
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE_SELF;
-    inotify::add_watch(&watch, dir, flags)?;
+    let watch = Watch::new(dir)?;
     let mut reader = Reader::open(dir)?;
     loop {
         // Asked before the reading: what was written before the end is then read after it.
@@ -96,12 +94,8 @@ fn follow(dir: &Path, span: Span, printer: &mut Printer, goes_on: impl Fn() -> b
         if !more {
             return io::stdout().flush();
         }
-        let mut fds = [PollFd::new(&watch, PollFlags::IN)];
         // The end of the container is no change of its log: look for it now and then.
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let _ = rustix::event::poll(&mut fds, Some(&second));
-        let mut events = [0; 4096];
-        while rustix::io::read(&watch, &mut events).is_ok_and(|count| count > 0) {}
+        watch.wait(Duration::from_secs(1));
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use serde_json::json;
 use servin_engine::GUEST_PROTOCOL;
 use servin_engine::container::{Config, remove};
-use servin_engine::host::Host;
+use servin_engine::host::{self, Host};
 use servin_engine::image::{Image, Images, Removed};
 use servin_engine::network::{Networks, UserNetwork};
 use servin_engine::store::{Record, State, Store, check as check_store, disk_usage, now_ns};
@@ -229,10 +229,7 @@ pub(crate) fn info(global: &Global, format: Option<&str>) -> Result<u8> {
     let store = open(global)?;
     let containers = store.containers().list()?;
     let count = |wanted: &[State]| containers.iter().filter(|record| wanted.contains(&record.state)).count();
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let memory = host::memory().unwrap_or(0);
     let uname = rustix::system::uname();
     let kernel = uname.release().to_string_lossy().into_owned();
     let name = uname.nodename().to_string_lossy().into_owned();
@@ -249,7 +246,7 @@ pub(crate) fn info(global: &Global, format: Option<&str>) -> Result<u8> {
         "DockerRootDir": store.root().display().to_string(),
         "OSType": std::env::consts::OS, "Architecture": std::env::consts::ARCH, "KernelVersion": kernel,
         "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
-        "MemTotal": memory.unwrap_or(0) * 1024, "Hypervisor": hypervisor, "LoggingDriver": "json-file",
+        "MemTotal": memory, "Hypervisor": hypervisor, "LoggingDriver": "json-file",
     });
     let text = match template {
         Some(template) => template.render(&value).map_err(bad)? + "\n",
@@ -272,7 +269,7 @@ pub(crate) fn info(global: &Global, format: Option<&str>) -> Result<u8> {
                 ("Kernel", field("KernelVersion")),
                 ("Architecture", field("Architecture")),
                 ("CPUs", field("NCPU")),
-                ("Memory", human::memory(memory.unwrap_or(0) * 1024)),
+                ("Memory", human::memory(memory)),
                 ("Name", field("Name")),
             ];
             rows.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()

@@ -7,10 +7,15 @@ use servin_devices::virtio::vsock::Limits;
 
 /// More are never asked for: a process that closes all of them one by one should not take long.
 const MOST: u64 = 32 * 1024;
+/// A process of macOS may have so many in any case (`OPEN_MAX`).
+#[cfg(target_os = "macos")]
+const OPEN_MAX: u64 = 10240;
 /// For everything but sockets and shares: the hypervisor, doorbells and interrupts, the network, the store, clients.
 const RESERVED: u64 = 1280;
 /// Descriptors of one connection: the host's end of it, and one that is being taken in.
 const EACH_CONNECTION: u64 = 2;
+/// Descriptors of a file that a share knows or has open, at most: a Mac's shares may need the directory, too.
+const EACH_FILE: usize = if cfg!(target_os = "macos") { 2 } else { 1 };
 /// What a guest gets at least, however few there are.
 const LEAST: usize = 16;
 
@@ -25,6 +30,9 @@ pub(super) struct Division {
 pub(super) fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(MOST).min(MOST);
+    // What macOS calls no limit has one.
+    #[cfg(target_os = "macos")]
+    let wanted = wanted.min(crate::os::sysctl(c"kern.maxfilesperproc").unwrap_or(OPEN_MAX));
     let now = limit.current.unwrap_or(MOST);
     if now >= wanted {
         return now;
@@ -40,7 +48,7 @@ pub(super) fn raise() -> u64 {
 pub(super) fn divide(limit: u64, shares: usize) -> Division {
     let mut sockets = Limits::default();
     let mut share = Options::default();
-    let of_share = (share.max_nodes_open + share.max_handles + share.max_locks) as u64;
+    let of_share = ((share.max_nodes_open + share.max_handles) * EACH_FILE + share.max_locks) as u64;
     let wanted = sockets.connections as u64 * EACH_CONNECTION + of_share * shares as u64;
     let there = limit.saturating_sub(RESERVED).max(limit / 4);
     if there < wanted {
@@ -61,7 +69,8 @@ mod tests {
     use super::*;
 
     fn total(division: &Division, shares: usize) -> u64 {
-        let share = division.share.max_nodes_open + division.share.max_handles + division.share.max_locks;
+        let share = &division.share;
+        let share = (share.max_nodes_open + share.max_handles) * EACH_FILE + share.max_locks;
         division.sockets.connections as u64 * EACH_CONNECTION + (share * shares) as u64
     }
 

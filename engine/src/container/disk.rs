@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, SeekFrom, flock, seek};
 
 use super::random;
 use crate::store::now_ns;
-use crate::{Error, Result, ext4};
+use crate::{Error, Result, ext4, os};
 
 /// Bytes of a disk that was not given a size. It is sparse: this is a limit and takes nothing.
 pub const DEFAULT_DISK: u64 = 32 << 30;
@@ -115,7 +115,7 @@ fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
     let (mut read, mut written) = (start, start);
     while read < end {
         let left = usize::try_from(end - read).unwrap_or(usize::MAX);
-        match rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), left) {
+        match os::copy_range(from, &mut read, to, &mut written, left) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => {}

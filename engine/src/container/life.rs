@@ -13,16 +13,16 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 
 use super::record::Config;
 use crate::events::Events;
+use crate::os;
 use crate::store::{Record, State, Store, now_ns};
 use crate::volume::Volumes;
 use crate::{Error, Result};
@@ -35,6 +35,8 @@ const DYING: Duration = Duration::from_secs(10);
 
 /// What says that a run directory's machine does not run the container.
 const FILES: &str = "files";
+/// Where a monitor serves commands.
+const SOCKET: &str = "control.sock";
 
 /// A living container's directory; dropped without [`RunDir::remove`] it is left for [`reconcile`].
 #[derive(Debug)]
@@ -69,11 +71,10 @@ impl RunDir {
 
     /// The socket on which later commands are served.
     pub(crate) fn listen(&self) -> Result<UnixListener> {
-        let path = self.path.join("control.sock");
+        let path = self.path.join(SOCKET);
         let fail = |source| Error::io("listen on", &path, source);
-        // By way of the directory's descriptor: a socket's path has at most 107 bytes.
-        let dir = open_dir(&self.path).map_err(fail)?;
-        let listener = UnixListener::bind(short_path(&dir)).map_err(fail)?;
+        let bind = |path: &Path| UnixListener::bind(path);
+        let listener = os::with_short_path(&self.path, SOCKET, bind).map_err(fail)?;
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(fail)?;
         Ok(listener)
     }
@@ -92,9 +93,8 @@ impl RunDir {
 /// [`Error::NotRunning`] if there is none.
 pub fn connect(store: &Store, record: &Record) -> Result<UnixStream> {
     let path = store.root().join("run").join(&record.id);
-    let not_running = |_| Error::NotRunning { name: record.name.clone() };
-    let dir = open_dir(&path).map_err(not_running)?;
-    UnixStream::connect(short_path(&dir)).map_err(not_running)
+    let connect = |path: &Path| UnixStream::connect(path);
+    os::with_short_path(&path, SOCKET, connect).map_err(|_| Error::NotRunning { name: record.name.clone() })
 }
 
 /// Brings containers whose monitor is gone to their end: a row that says it lives becomes `exited` with a reason, or goes
@@ -244,14 +244,6 @@ fn open_lock(path: &Path) -> Result<File> {
     let mut options = File::options();
     options.write(true).create(true).truncate(false);
     options.open(path).map_err(|source| Error::io("open", path, source))
-}
-
-fn open_dir(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-fn short_path(dir: &impl AsFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/control.sock", dir.as_fd().as_raw_fd()))
 }
 
 /// Removes a tree; links are removed, not followed.

@@ -9,19 +9,15 @@ use std::time::Instant;
 use servin_devices::event::Event;
 use servin_devices::virtio::blk::{Blk, SECTOR};
 use servin_devices::virtio::console::{Console, Output};
-use servin_devices::virtio::fs::Fs;
-use servin_devices::virtio::fs::host::{HostFs, Options};
-use servin_devices::virtio::fs::readonly::ReadOnly;
-use servin_devices::virtio::fs::vfs::{Cache, FileSystem};
 use servin_devices::virtio::id;
 use servin_devices::virtio::vsock::{Listener, VsockHost};
 use servin_init::proto::{BootOptions, CONTROL_PORT, Hello, Root, STREAM_PORT};
 use servin_vmm::{ExitReason, Mark, Snapshot, Timeline, Vm, VmBuilder, VmEvent};
 
-use super::{Consistency, Disk, descriptors};
+use super::{Disk, descriptors, share};
+use crate::monitor::MachinePlan;
 use crate::monitor::machine::{BootClocks, Ended, Machine};
 use crate::monitor::wire::Clocks;
-use crate::monitor::{MachinePlan, Share};
 use crate::network::Card;
 use crate::snapshot::{self, Place};
 use crate::store::now_ns;
@@ -189,7 +185,7 @@ fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> 
         builder = builder.device(Box::new(disk));
     }
     for share in &plan.shares {
-        builder = builder.device(Box::new(open(share, division.share)?));
+        builder = builder.device(Box::new(share::open(share, division.share)?));
     }
     if let Some(card) = &plan.card {
         builder = builder.device(Box::new(card.device()?));
@@ -272,20 +268,6 @@ impl VirtualMachine {
         }
         Ok(())
     }
-}
-
-fn open(share: &Share, mut options: Options) -> Result<Fs> {
-    (options.cache, options.writeback) = match share.consistency {
-        Consistency::Consistent => (Cache::Never, false),
-        Consistency::Cached => (Cache::Auto, false),
-        Consistency::Delegated => (Cache::Always, true),
-    };
-    let fail = |error: &dyn std::error::Error| Error::Share { path: share.path.clone(), why: chain(error) };
-    let open = if share.is_file { HostFs::file } else { HostFs::directory };
-    let files = open(&share.path, options).map_err(|error| fail(&error))?;
-    let files: Box<dyn FileSystem> =
-        if share.read_only { Box::new(ReadOnly(files)) } else { Box::new(files) };
-    Fs::new(&share.tag, files).map_err(|error| fail(&error))
 }
 
 impl News {

@@ -11,6 +11,7 @@ pub(crate) mod machine;
 mod plan;
 mod record;
 mod request;
+mod share;
 pub mod signal;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 
 use super::format::{BLOCK, DIRENT, SLOT, SUPER_OFFSET};
+use crate::os;
 
 /// Links that are followed on the way to a path, as the kernel counts them.
 const MOST_LINKS: usize = 40;
@@ -51,7 +52,7 @@ struct Node {
 
 impl Node {
     fn kind(&self) -> FileType {
-        FileType::from_raw_mode(self.mode)
+        FileType::from_raw_mode(os::raw_mode(self.mode))
     }
 }
 
@@ -141,7 +142,7 @@ impl Image {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(Some(self.file.metadata()?.len())),
             // A file system that does not know.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(rustix::io::Errno::INVAL | os::NOT_SUPPORTED) => Ok(None),
             Err(errno) => Err(io::Error::from(errno)),
         };
         let data = seek(SeekFrom::Data(from))?.unwrap_or(from);
@@ -313,7 +314,10 @@ impl Copy<'_> {
                 return self.date(path, node);
             }
             FileType::Fifo | FileType::Socket => {
-                rustix::fs::mknodat(self.into, path, kind, Mode::from_raw_mode(node.mode & 0o7777), 0)?;
+                match os::make_node(self.into, path, kind, mode(node), (0, 0)) {
+                    Err(os::NOT_SUPPORTED) => return Ok(()),
+                    made => made?,
+                }
                 self.own(path, node)?;
                 self.chmod(path, node)?;
                 return self.date(path, node);
@@ -321,8 +325,7 @@ impl Copy<'_> {
             FileType::CharacterDevice | FileType::BlockDevice if self.is_root => {
                 let (major, minor) =
                     (node.address >> 8 & 0xfff, node.address & 0xff | node.address >> 12 & 0xf_ff00);
-                let device = rustix::fs::makedev(major, minor);
-                rustix::fs::mknodat(self.into, path, kind, Mode::from_raw_mode(node.mode & 0o7777), device)?;
+                os::make_node(self.into, path, kind, mode(node), (major, minor))?;
                 self.own(path, node)?;
                 self.chmod(path, node)?;
                 return self.date(path, node);
@@ -345,15 +348,12 @@ impl Copy<'_> {
                 if step == 0 {
                     break;
                 }
-                let done =
-                    rustix::fs::copy_file_range(&self.image.file, Some(&mut from), file, Some(&mut to), step);
+                let done = os::copy_range(&self.image.file, &mut from, file, &mut to, step);
                 match done {
                     Ok(0) => return Err(damaged("a file ends early")),
                     Ok(_) => {}
                     // Other file systems, or kernels, that cannot: by hand.
-                    Err(
-                        rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL,
-                    ) => {
+                    Err(rustix::io::Errno::XDEV | os::NOT_SUPPORTED | rustix::io::Errno::INVAL) => {
                         let mut bytes = vec![0; step];
                         self.image.file.read_exact_at(&mut bytes, from)?;
                         let written = rustix::io::pwrite(file, &bytes, to)?;
@@ -374,11 +374,11 @@ impl Copy<'_> {
         for (name, value) in self.xattrs(node)? {
             match rustix::fs::fsetxattr(fd, name.as_slice(), &value, XattrFlags::empty()) {
                 // What this user or this file system may not have.
-                Err(rustix::io::Errno::PERM | rustix::io::Errno::OPNOTSUPP) => {}
+                Err(rustix::io::Errno::PERM | os::NOT_SUPPORTED) => {}
                 done => done?,
             }
         }
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(node.mode & 0o7777))?;
+        rustix::fs::fchmod(fd, mode(node))?;
         Ok(rustix::fs::futimens(fd, &times(node))?)
     }
 
@@ -391,7 +391,7 @@ impl Copy<'_> {
     }
 
     fn chmod(&self, path: &[u8], node: &Node) -> Result<()> {
-        Ok(rustix::fs::chmodat(self.into, path, Mode::from_raw_mode(node.mode & 0o7777), AtFlags::empty())?)
+        Ok(rustix::fs::chmodat(self.into, path, mode(node), AtFlags::empty())?)
     }
 
     fn date(&self, path: &[u8], node: &Node) -> Result<()> {
@@ -426,6 +426,10 @@ impl Copy<'_> {
         }
         Ok(found)
     }
+}
+
+fn mode(node: &Node) -> Mode {
+    Mode::from_raw_mode(os::raw_mode(node.mode & 0o7777))
 }
 
 fn times(node: &Node) -> Timestamps {

@@ -9,7 +9,7 @@ use super::format::{BLOCK, DIRENT, Layout, Super, encode_xattrs, put16, put64};
 use super::plan::{Extent, Placed, Plan, names, pack, whole_blocks};
 use super::tree::{Body, Id, Tree};
 use crate::image::Digest;
-use crate::{Error, Result};
+use crate::{Error, Result, os};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 256 * 1024;
@@ -48,19 +48,12 @@ fn reserve(file: &File, plan: &Plan) -> io::Result<()> {
     let mut run = (0, u64::from(plan.files) * BLOCK);
     for extent in plan.extents.iter().filter(|extent| extent.to >= u64::from(plan.files) * BLOCK) {
         if extent.to > run.1 {
-            allocate(file, run)?;
+            os::allocate(file, run.0, run.1 - run.0)?;
             run.0 = extent.to / BLOCK * BLOCK;
         }
         run.1 = (extent.to + extent.size).next_multiple_of(BLOCK);
     }
-    allocate(file, run)
-}
-
-fn allocate(file: &File, (start, end): (u64, u64)) -> io::Result<()> {
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), start, end - start) {
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
+    os::allocate(file, run.0, run.1 - run.0)
 }
 
 /// The inodes with what stands behind them, then the blocks of directories and long links.

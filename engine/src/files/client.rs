@@ -160,7 +160,7 @@ impl Client {
                         what: format!("{message} in the container"),
                         source: match errno {
                             0 => io::Error::other("it is not possible"),
-                            errno => io::Error::from_raw_os_error(errno),
+                            errno => crate::os::guest_error(errno),
                         },
                     }),
                 };

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, fchmod, fchown, linkat,
-    makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+    mkdirat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use servin_init::proto::{FilesAsk, MAX_DATA, Node, NodeKind};
 
 use super::{Client, Told, names};
-use crate::{Error, Result};
+use crate::{Error, Result, os};
 
 /// Puts nodes below a directory of the host. No name and no symbolic link, of the guest's or of the host's, leads out of it:
 /// every step goes by the directory's descriptor and follows nothing.
@@ -152,13 +152,13 @@ impl Extract {
                 // Of a symbolic link the link itself, never what it leads to.
                 return linkat(&from, old, &parent, name, AtFlags::empty()).map_err(fail);
             }
-            NodeKind::Fifo => mknodat(&parent, name, FileType::Fifo, mode, 0).map_err(fail)?,
+            NodeKind::Fifo => os::make_node(&parent, name, FileType::Fifo, mode, (0, 0)).map_err(fail)?,
             NodeKind::Character | NodeKind::Block => {
                 let kind = match node.kind {
                     NodeKind::Block => FileType::BlockDevice,
                     _ => FileType::CharacterDevice,
                 };
-                mknodat(&parent, name, kind, mode, makedev(node.device.0, node.device.1)).map_err(fail)?;
+                os::make_node(&parent, name, kind, mode, node.device).map_err(fail)?;
             }
         }
         if self.owners {
@@ -191,7 +191,7 @@ impl Extract {
             fchown(file, Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid))).map_err(fail)?;
             mode = node.mode & 0o7777;
         }
-        fchmod(file, Mode::from_raw_mode(mode)).map_err(fail)?;
+        fchmod(file, Mode::from_raw_mode(os::raw_mode(mode))).map_err(fail)?;
         rustix::fs::futimens(file, &times(node)).map_err(fail)
     }
 
@@ -252,7 +252,7 @@ pub fn send_tree(
             gid: meta.gid(),
             mtime: (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0)),
             size: if kind.is_file() { meta.len() } else { 0 },
-            device: (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())),
+            device: os::device_numbers(meta.rdev()),
             link: Vec::new(),
             xattrs: Vec::new(),
         };

@@ -338,6 +338,6 @@ pub(crate) fn merge_env(base: &[Vec<u8>], changes: &[Text]) -> Vec<Vec<u8>> {
 /// A connection of this user or root; others are turned away.
 fn accept_own(listener: &UnixListener) -> Option<UnixStream> {
     let (stream, _) = listener.accept().ok()?;
-    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
-    (peer.uid.is_root() || peer.uid == rustix::process::geteuid()).then_some(stream)
+    let peer = crate::os::peer_uid(&stream).ok()?;
+    (peer.is_root() || peer == rustix::process::geteuid()).then_some(stream)
 }

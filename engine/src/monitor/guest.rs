@@ -395,7 +395,7 @@ pub(super) fn reason(message: &str, errno: i32) -> String {
     if errno == 0 {
         return message.to_owned();
     }
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let text = crate::os::guest_error(errno).to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     if message.is_empty() { text.to_owned() } else { format!("{message}: {text}") }
 }

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
+#[cfg(target_os = "linux")]
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use servin_init::proto::{Exec, Lower, Root, Upper, WindowSize};
 
 use super::keeper::Keeper;
@@ -24,12 +26,14 @@ use crate::container::{
 use crate::guest::Guest;
 use crate::image::{Image, Images};
 use crate::network::{self, Card, Mode, Networks};
-use crate::process::{self, Fork, Signals};
+#[cfg(target_os = "linux")]
+use crate::process::Fork;
+use crate::process::{self, Signals};
 use crate::snapshot::Chain;
 use crate::store::{self, State, Store};
 use crate::template::Templates;
 use crate::trace::Trace;
-use crate::{Error, Result, chain, host};
+use crate::{Error, Result, chain, host, os};
 
 /// How long a guest may take to its first word.
 const BOOT: Duration = Duration::from_secs(60);
@@ -39,7 +43,7 @@ const SLOW_BOOT: Duration = Duration::from_secs(300);
 const ENDING: &[i32] = &[1, 2, 15];
 
 /// What a monitor is for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum What {
     /// A new container.
     Run(Box<Request>),
@@ -84,6 +88,7 @@ impl Launch {
     ///
     /// # Errors
     /// If the system refuses the fork; everything else is told on the connection.
+    #[cfg(target_os = "linux")]
     pub fn fork(self) -> Result<UnixStream> {
         let (mine, theirs) = UnixStream::pair().map_err(Error::Fork)?;
         match process::fork(vec![OwnedFd::from(theirs)]).map_err(Error::Fork)? {
@@ -96,9 +101,24 @@ impl Launch {
         }
     }
 
+    /// Executes this program once more, as the monitor, and gives the connection to it: what Apple's libraries hold does not
+    /// survive a fork. The program must begin with [`super::serve_handed`].
+    ///
+    /// # Errors
+    /// If the system refuses the new process; everything else is told on the connection.
+    #[cfg(target_os = "macos")]
+    pub fn fork(self) -> Result<UnixStream> {
+        let mut command = std::process::Command::new(os::own_program().map_err(Error::Fork)?);
+        std::os::unix::process::CommandExt::arg0(&mut command, "servin-monitor");
+        command.args([super::HANDED, ::log::max_level().as_str()]);
+        self.hand_over(command)
+    }
+
     /// The monitor's whole life.
-    fn serve(self, socket: UnixStream) -> u8 {
+    pub(super) fn serve(self, socket: UnixStream) -> u8 {
         let _ = std::env::set_current_dir("/");
+        // On macOS it was executed by that name.
+        #[cfg(target_os = "linux")]
         let _ = rustix::thread::set_name(c"servin-monitor");
         // Before the machine's threads are made, which inherit it.
         let signals = Signals::take(ENDING).ok();
@@ -109,9 +129,7 @@ impl Launch {
             Ok(mut session) => {
                 session.stop_on(signals);
                 // Everything is open, and no byte of the guest was seen yet.
-                if let Err(error) = super::confine::confine(session.has_network()) {
-                    ::log::warn!("the monitor runs without a filter of system calls: {error}");
-                }
+                confine(session.has_network());
                 session.run()
             }
             Err(error) => {
@@ -122,13 +140,25 @@ impl Launch {
     }
 }
 
+/// Takes what it does not need from this process.
+#[cfg(target_os = "linux")]
+fn confine(network: bool) {
+    if let Err(error) = super::confine::confine(network) {
+        ::log::warn!("the monitor runs without a filter of system calls: {error}");
+    }
+}
+
+/// Nothing: macOS gives programs no such filter.
+#[cfg(target_os = "macos")]
+fn confine(_: bool) {}
+
 /// Takes less of the host's processors than others, or more where the host allows that. Before the machine's threads are
-/// made, which inherit it. A kernel that groups processes by session weighs the group, which has a niceness of its own.
+/// made, which inherit it.
 fn take_turns(niceness: i32) {
     if let Err(error) = rustix::process::setpriority_process(None, niceness) {
         ::log::warn!("the host does not let the monitor have niceness {niceness}: {error}");
     }
-    let _ = std::fs::write("/proc/self/autogroup", niceness.to_string());
+    os::weigh_session(niceness);
 }
 
 /// What the machine is made from.
@@ -327,7 +357,7 @@ pub(crate) fn prepare<M: Machine>(
     let created = matches!(launch.what, What::Run(_) | What::Restore(_) | What::Template(_));
     let mut keeper = Keeper::new(store, record, run, &request, files_only);
     tell(socket, &Tell::Created(id.clone()));
-    let kind = host::kvm_kind();
+    let kind = host::hypervisor_kind();
     let is_slow = kind.is_some_and(host::Kind::is_slow);
     let made = listener.and_then(|listener| {
         keep_log(launch, &dir)?;

@@ -1,6 +1,6 @@
 //! The monitor: the process that owns one container's virtual machine.
 //!
-//! There is no daemon. `servin run` forks early, and the child is the monitor: it makes the machine, keeps the
+//! There is no daemon. `servin run` forks early (on macOS it executes itself once more), and the child is the monitor: it makes the machine, keeps the
 //! container's record, and serves commands over an inherited socket pair and over a control socket. It ends with the
 //! container; killed, it takes the machine with it, and the next command sees from its free lock what happened.
 //!
@@ -11,10 +11,13 @@
 //! ```
 
 mod client;
+#[cfg(target_os = "linux")]
 mod confine;
 mod control;
 mod end;
 mod guest;
+#[cfg(any(target_os = "macos", test))]
+mod handed;
 mod health;
 mod keeper;
 mod launch;
@@ -35,6 +38,8 @@ mod tests;
 pub mod wire;
 
 pub(crate) use client::merge_env;
+#[cfg(any(target_os = "macos", test))]
+pub use handed::{HANDED, serve_handed};
 pub use keeper::change;
 pub(crate) use launch::MachinePlan;
 pub use launch::{Launch, What};

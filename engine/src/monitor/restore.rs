@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::container::{Request, Restart, Wanted, new_id, short};
 use crate::image::Images;
 use crate::network::{Mode, Publish};
@@ -11,7 +13,7 @@ use crate::volume::Volumes;
 use crate::{Error, Result};
 
 /// A container that is wanted from a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {
     /// The snapshot's directory; absolute.
     pub snapshot: PathBuf,

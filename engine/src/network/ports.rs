@@ -6,11 +6,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use serde::{Deserialize, Serialize};
 use servin_devices::virtio::net::nat::Listener;
 
-use crate::{Error, Result};
+use crate::{Error, Result, os};
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 128;
@@ -152,7 +152,7 @@ fn socket(address: SocketAddr, protocol: Protocol) -> io::Result<(OwnedFd, u16)>
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
     };
-    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let socket = os::socket(family, kind)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }

@@ -22,12 +22,10 @@ use super::six::{Subnet6, V6};
 use super::subnet::{self, Subnet};
 use crate::container::new_id;
 use crate::store::{Store, now_ns};
-use crate::{Error, Result};
+use crate::{Error, Result, os};
 
 /// The longest name of a network.
 const NAME_MAX: usize = 128;
-/// The host's routes.
-const ROUTES: &str = "/proc/net/route";
 /// Names that mean something else.
 const BUILT_IN: [&str; 4] = ["bridge", "default", "host", "none"];
 
@@ -142,7 +140,7 @@ impl<'a> Networks<'a> {
                     }
                 },
                 None => {
-                    let host = subnet::of_host(&fs::read_to_string(ROUTES).unwrap_or_default());
+                    let host = subnet::of_host(os::networks());
                     let is_free = |subnet: &Subnet| {
                         taken(*subnet).is_none() && !host.iter().any(|other| other.overlaps(*subnet))
                     };

@@ -127,7 +127,7 @@ impl About {
 
 /// The hypervisor of this host, in a word.
 fn hypervisor() -> String {
-    host::kvm_kind().map_or("unknown", host::Kind::name).into()
+    host::hypervisor_kind().map_or("unknown", host::Kind::name).into()
 }
 
 /// A snapshot in the list.

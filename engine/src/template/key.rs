@@ -10,7 +10,7 @@ use servin_init::proto::BootOptions;
 
 use crate::host;
 use crate::monitor::MachinePlan;
-use crate::{Error, Result};
+use crate::{Error, Result, os};
 
 /// Bumped when templates are made in another way.
 const VERSION: u32 = 2;
@@ -33,7 +33,8 @@ impl Key {
         let changes = plan.changes.as_ref().map_or(0, |disk| disk.size);
         let version = env!("CARGO_PKG_VERSION");
         let mut text = format!("{VERSION} {version} {} {} {changes} {boot}\n", plan.memory, plan.cpus);
-        for path in [Path::new("/proc/self/exe"), &plan.guest.kernel, &plan.guest.initramfs, disk] {
+        let program = os::own_program().map_err(|source| Error::io("find", "this program", source))?;
+        for path in [&program, &plan.guest.kernel, &plan.guest.initramfs, disk] {
             identity(path, &mut text)?;
         }
         let host = rustix::system::uname();

@@ -2,12 +2,13 @@
 //! no depth and no permission stops it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, RenameFlags};
 use rustix::io::Errno;
+
+use crate::os::{self, enter};
 
 /// Removes `name` in the directory `parent`, with all that is in it.
 ///
@@ -81,59 +82,9 @@ fn remove_simple(dir: &OwnedFd, name: &std::ffi::OsStr) -> io::Result<bool> {
     }
 }
 
-/// Opens a directory, which must not be a mount point or a link, with all rights for us.
-fn enter(parent: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
-    let open = |flags| {
-        rustix::fs::openat2(
-            parent,
-            name,
-            flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        )
-    };
-    let handle = open(OFlags::PATH)?;
-    let stat = rustix::fs::fstat(&handle)?;
-    if stat.st_mode & 0o700 != 0o700 {
-        // Through /proc, for a bare handle has no mode to change, and its name could be another's by now.
-        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle.as_fd()));
-        rustix::fs::chmod(link, Mode::from_raw_mode(0o700))?;
-    }
-    Ok(open(OFlags::RDONLY)?)
-}
-
 /// Where something is mounted below `dir`, which has no links in its path: nobody shall lose half of a tree to find out.
 pub(super) fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let points =
-        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    let points = points.map(|point| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))));
-    Ok(points.filter(|point| point.starts_with(dir)).collect())
-}
-
-/// `\040` and the like are bytes in octal.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(u8::is_ascii_digit));
-        match digits {
-            Some(digits) => {
-                out.push(
-                    digits
-                        .iter()
-                        .fold(0, |value: u8, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')),
-                );
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    out
+    Ok(os::mounts()?.into_iter().filter(|point| point.starts_with(dir)).collect())
 }
 
 fn entries(dir: &OwnedFd) -> io::Result<Vec<std::ffi::OsString>> {
@@ -154,6 +105,8 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
+
+    use rustix::fs::{Mode, OFlags};
 
     use super::*;
 

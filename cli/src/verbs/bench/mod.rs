@@ -138,7 +138,8 @@ pub(crate) fn run(global: &Global, typed: &Bench) -> Result<u8> {
     }
     let memory = containers(&subject, plan.machines)?;
     let boots = against(&plan).map_err(fail("boot on other monitors"))?;
-    let mut report = Report::new(&subject, host::kvm_kind().map_or("none", host::Kind::name), series, memory);
+    let mut report =
+        Report::new(&subject, host::hypervisor_kind().map_or("none", host::Kind::name), series, memory);
     report.against = boots;
     if let Some(path) = &typed.svg {
         std::fs::write(path, plot::draw(&report)).map_err(fail(&format!("write {}", path.display())))?;

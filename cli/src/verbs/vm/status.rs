@@ -41,19 +41,12 @@ pub(super) fn machines(global: &Global, format: &Format, whole: bool) -> Result<
             "Status": if record.state == State::Paused { "paused" } else { "running" },
             "CPUs": request.cpus.count(),
             "Memory": human::memory(request.memory),
-            "Resident": resident(pid).map_or_else(|| "-".to_owned(), human::memory),
+            "Resident": host::resident(pid).map_or_else(|| "-".to_owned(), human::memory),
             "StartedAt": record.started_ns.map_or_else(String::new, rfc3339),
         }));
     }
     output::text(&format.show(&rows, MACHINES, "ID")?);
     Ok(0)
-}
-
-/// Bytes of a monitor in the host's memory, those of its guest among them. `None` for one that has just ended.
-fn resident(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// What a machine is made of where nothing else is said.
