@@ -4,10 +4,16 @@
 //! never edited: roots that took it exist. A new root takes all steps, an older one those that it lacks, in one transaction.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use super::BUSY;
 use crate::{Error, Result};
+
+/// How soon a new database is tried again.
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// Step `n` takes a root from layout `n` to `n + 1`.
 const STEPS: &[&str] = &[
@@ -43,7 +49,7 @@ pub(super) fn bring_up(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<
         return Ok((found, known));
     }
     if found == 0 {
-        db.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
+        keep_a_log(db)?;
     }
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have been faster.
@@ -54,4 +60,20 @@ pub(super) fn bring_up(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<
     transaction.pragma_update(None, "user_version", found.max(known))?;
     transaction.commit()?;
     Ok((found.max(known), known))
+}
+
+/// Makes a new database one with a log (WAL). SQLite wants it for itself then, and says that it is busy without a wait where
+/// another process has only begun to look at it.
+fn keep_a_log(db: &Connection) -> rusqlite::Result<()> {
+    let last = Instant::now() + BUSY;
+    loop {
+        match db.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(())) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < last =>
+            {
+                thread::sleep(AGAIN);
+            }
+            done => return done,
+        }
+    }
 }
