@@ -62,8 +62,8 @@ pub(super) fn bring_up(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<
     Ok((found.max(known), known))
 }
 
-/// Makes a new database one with a log (WAL). SQLite wants it for itself then, and says that it is busy without a wait where
-/// another process has only begun to look at it.
+/// Makes a new database one with a log (WAL). Where another process is about to do so, SQLite says that it is busy without
+/// a wait, since this one reads already.
 fn keep_a_log(db: &Connection) -> rusqlite::Result<()> {
     let last = Instant::now() + BUSY;
     loop {

@@ -115,6 +115,23 @@ fn many_processes_worth_of_connections_may_open_a_new_root_at_once() {
 }
 
 #[test]
+fn a_new_root_that_another_process_is_making_is_opened_when_it_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let other = rusqlite::Connection::open(root.join("store.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| Store::open(&root).map(drop));
+        // Long enough for it to have found the database busy; too short a time would prove nothing, and fail nothing.
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!opened.is_finished(), "{:?}", opened.join());
+        other.execute_batch("COMMIT").unwrap();
+        opened.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn scratch_goes_with_its_owner_and_a_dead_owners_is_cleaned() {
     let (_dir, store) = store();
     let scratch = store.scratch().unwrap();
