@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use servin_devices::mem::{GuestRam, Mem};
 use vm_memory::{Address, GuestAddress, GuestMemoryRegion, GuestRegionMmap};
@@ -42,6 +43,7 @@ struct Inner {
     calls: Vec<String>,
     runs: VecDeque<Run>,
     kick: Option<Arc<dyn Kick>>,
+    kickers: Vec<JoinHandle<()>>,
     registers: HashMap<(VcpuId, u32), u64>,
     system: HashMap<(VcpuId, u16), u64>,
     vectors: HashMap<(VcpuId, u32), u128>,
@@ -105,6 +107,12 @@ impl Script {
     /// Kicked when there is no run left.
     pub fn kick_at_end(&self, kick: Arc<dyn Kick>) {
         self.lock().kick = Some(kick);
+    }
+
+    /// Waits for the threads that kicked, between runs.
+    fn join_kickers(&self) {
+        let kickers = std::mem::take(&mut self.lock().kickers);
+        kickers.into_iter().for_each(|kicker| kicker.join().expect("a kick does not panic"));
     }
 
     /// Takes the next run away; false when there is none.
@@ -199,7 +207,7 @@ impl Api for Script {
             Some(Run::Stay) => {}
             None => {
                 let kick = inner.kick.clone().expect("a script that ends is kicked");
-                std::thread::spawn(move || kick.kick());
+                inner.kickers.push(std::thread::spawn(move || kick.kick()));
             }
         }
         let mut inner =
@@ -352,6 +360,7 @@ pub fn fuzz_exits(data: &[u8]) {
         }
         while script.take_run() {}
     }
+    script.join_kickers();
     let state = vcpu.save().unwrap();
     vcpu.restore(&state).unwrap();
 }

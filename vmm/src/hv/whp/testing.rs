@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use servin_devices::mem::{GuestRam, Mem};
 use vm_memory::{Address, GuestAddress, GuestMemoryRegion, GuestRegionMmap};
@@ -43,6 +44,7 @@ struct Inner {
     runs: VecDeque<Run>,
     /// Kicked when the script is through.
     kick: Option<Arc<dyn Kick>>,
+    kickers: Vec<JoinHandle<()>>,
     registers: HashMap<(u32, u32), u128>,
     blobs: HashMap<(u32, bool), Vec<u8>>,
     capabilities: HashMap<u32, u64>,
@@ -106,6 +108,12 @@ impl Script {
     /// Kicked when there is no run left.
     pub fn kick_at_end(&self, kick: Arc<dyn Kick>) {
         self.lock().kick = Some(kick);
+    }
+
+    /// Waits for the threads that kicked, between runs.
+    fn join_kickers(&self) {
+        let kickers = std::mem::take(&mut self.lock().kickers);
+        kickers.into_iter().for_each(|kicker| kicker.join().expect("a kick does not panic"));
     }
 
     /// The calls so far.
@@ -217,9 +225,10 @@ impl Api for Script {
                 // As if another thread had kicked meanwhile. There must be a way out.
                 drop(inner);
                 let kick = kick.expect("a script that ends is kicked");
-                std::thread::spawn(move || kick.kick());
+                let kicker = std::thread::spawn(move || kick.kick());
                 // The kick cancels until the run is over.
-                let inner = self.lock();
+                let mut inner = self.lock();
+                inner.kickers.push(kicker);
                 let inner = self
                     .0
                     .1
@@ -369,6 +378,7 @@ pub fn fuzz_exits(data: &[u8]) {
             Ok(other) => panic!("{other:?} from WHP"),
         }
     }
+    script.join_kickers();
     let state = vcpu.save().unwrap();
     vcpu.restore(&state).unwrap();
 }

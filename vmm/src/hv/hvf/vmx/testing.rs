@@ -12,6 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use servin_devices::mem::{GuestRam, Mem};
 use vm_memory::{Address, GuestAddress, GuestMemoryRegion, GuestRegionMmap};
@@ -48,6 +49,7 @@ struct Inner {
     calls: Vec<String>,
     runs: VecDeque<Run>,
     kick: Option<Arc<dyn Kick>>,
+    kickers: Vec<JoinHandle<()>>,
     registers: HashMap<(VcpuId, u32), u64>,
     vmcs: HashMap<(VcpuId, u32), u64>,
     msrs: HashMap<(VcpuId, u32), u64>,
@@ -125,6 +127,12 @@ impl Script {
     /// Kicked when there is no run left.
     pub fn kick_at_end(&self, kick: Arc<dyn Kick>) {
         self.lock().kick = Some(kick);
+    }
+
+    /// Waits for the threads that kicked, between runs.
+    fn join_kickers(&self) {
+        let kickers = std::mem::take(&mut self.lock().kickers);
+        kickers.into_iter().for_each(|kicker| kicker.join().expect("a kick does not panic"));
     }
 
     /// Runs that are left.
@@ -251,7 +259,7 @@ impl Api for Script {
         if run.is_none() {
             // As if another thread had kicked meanwhile. There must be a way out.
             let kick = inner.kick.clone().expect("a script that ends is kicked");
-            std::thread::spawn(move || kick.kick());
+            inner.kickers.push(std::thread::spawn(move || kick.kick()));
         }
         let mut inner =
             self.0.1.wait_while(inner, |inner| !inner.cancelled).unwrap_or_else(PoisonError::into_inner);
@@ -411,6 +419,7 @@ pub fn fuzz_exits(data: &[u8]) {
     for (event, ..) in script.entries() {
         assert_eq!(event as u32 & !event::KNOWN, 0, "reserved bits in {event:#x}");
     }
+    script.join_kickers();
     let state = vcpu.save().unwrap();
     vcpu.restore(&state).unwrap();
 }
