@@ -15,16 +15,26 @@ ARM_TESTS=(servin-init servin-guest-kernel servin-devices)
 # Tests that start their own program again: the emulator is not in the kernel, so an arm64 program cannot be started.
 # Those of servin-vmm need a kernel for arm64, and have the emulated host.
 # An empty datagram does not arrive under the emulator (it seems to refuse the pointer of an empty slice); it does on x86_64. Why was not proven.
-ARM_SKIP=(no_descriptor_and_no_thread_is_left_behind datagrams_find_their_way_and_a_closed_port_is_said_so)
+ARM_SKIP=(no_descriptor_and_no_thread_is_left_behind datagrams_find_their_way_empty_ones_too)
 MAC=(servin-init servin-guest-kernel servin-devices servin-vmm servin-engine servin)
 # Their tests compile, for whoever has a Mac to run them.
 MAC_TESTS=(servin-devices)
 WIN=(servin-init servin-guest-kernel servin-devices servin-vmm servin)
 # Their tests run under wine.
 WIN_TESTS=(servin-devices servin-vmm)
+# What wine does otherwise than Windows: it shuts a socket down before it closes it, so the other side sees an end where
+# Windows resets, and it keeps to itself that a datagram came to a closed port.
+WIN_SKIP=(
+  a_guest_that_resets_is_seen_as_a_reset_by_the_server
+  a_server_that_resets_is_seen_as_a_reset_by_the_guest
+  who_comes_to_a_published_port_where_nobody_listens_in_the_guest_is_reset
+  connections_beyond_the_most_are_refused_and_a_reset_card_forgets_all
+  a_host_that_went_away_without_reading_resets_the_guest
+  a_closed_port_of_a_datagram_is_said_so
+)
 NOT_YET=(
   'macOS: taps and bench (servin refuses them there), the filter of system calls (there is none)'
-  'Windows: the parts of servin-devices that hold sockets and directories of the host: vsock, the network, shares'
+  'Windows: the parts of servin-devices that hold Unix sockets and directories of the host: shared networks, passt, shares'
   'Windows: servin-engine: it names KVM, Linux system calls and the passthrough of directories (servin says so there)'
 )
 
@@ -134,7 +144,8 @@ for step; do
       if cross_wine; then
         # shellcheck disable=SC2086
         CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=$wine check 'x86_64-pc-windows-gnu: unit tests under wine' \
-          timeout 900 cargo test $std --locked --target x86_64-pc-windows-gnu "${WIN_TESTS[@]/#/-p}" --lib --bins
+          timeout 900 cargo test $std --locked --target x86_64-pc-windows-gnu "${WIN_TESTS[@]/#/-p}" --lib --bins -- \
+          "${WIN_SKIP[@]/#/--skip=}"
         check 'x86_64-pc-windows-gnu: the command under wine' windows_command
       else
         skipped=$((skipped + 2))
@@ -146,5 +157,6 @@ done
 
 printf 'not covered: %s\n' "${NOT_YET[@]}"
 printf 'not covered: arm64 Linux: the test %s\n' "${ARM_SKIP[@]}"
-printf '%d passed, %d failed, %d skipped\n' $passed $failed $((${#NOT_YET[@]} + ${#ARM_SKIP[@]} + skipped))
+printf 'not covered: Windows: the test %s\n' "${WIN_SKIP[@]}"
+printf '%d passed, %d failed, %d skipped\n' $passed $failed $((${#NOT_YET[@]} + ${#ARM_SKIP[@]} + ${#WIN_SKIP[@]} + skipped))
 [ $failed = 0 ]

@@ -6,8 +6,8 @@ pub const MOST_LINES: usize = 900;
 /// Files and folders that may hold `unsafe`, with the reason. Each such file also says why at its top.
 pub const UNSAFE: &[(&str, &str)] = &[
     ("devices/src/mem/unix.rs", "guest memory is mapped and handed to the kernel"),
-    ("devices/src/event", "descriptors are watched and adopted"),
-    ("devices/src/os/windows.rs", "random bytes come by pointer"),
+    ("devices/src/event", "descriptors and sockets are watched and adopted"),
+    ("devices/src/os/windows.rs", "random bytes and resolvers come by pointer, and a socket is a handle"),
     ("devices/src/lock.rs", "fcntl takes a lock by pointer"),
     ("devices/src/virtio/fs/host/by_name/macos/calls.rs", "fcntl takes what to reserve by pointer"),
     ("vmm/src/hv/kvm", "ioctls that take pointers, and the run page"),

@@ -11,7 +11,6 @@ use servin_devices::mem::Mem;
 use servin_devices::power::{PowerRequest, PowerSink};
 use servin_devices::virtio::VirtioDevice;
 use servin_devices::virtio::mmio::{Activation, MMIO_LEN, MmioTransport, QUEUE_NOTIFY};
-#[cfg(unix)]
 use servin_devices::virtio::vsock::{Limits, Vsock, VsockHost};
 
 use crate::boot::{self, Hardware, Protocol, Source, cmdline};
@@ -38,9 +37,7 @@ pub struct VmBuilder {
     devices: Vec<Box<dyn VirtioDevice>>,
     serial: Option<Box<dyn Write + Send>>,
     events: Option<EventSink>,
-    #[cfg(unix)]
     vsock: Option<(u64, VsockHost)>,
-    #[cfg(unix)]
     vsock_limits: Limits,
     snapshot: Option<Snapshot>,
     timeline: Timeline,
@@ -119,8 +116,7 @@ impl VmBuilder {
         self
     }
 
-    /// A socket device (not on Windows yet). The guest is `cid` (3 or more); `host` listens and connects, and so does [`Vm::vsock`].
-    #[cfg(unix)]
+    /// A socket device. The guest is `cid` (3 or more); `host` listens and connects, and so does [`Vm::vsock`].
     #[must_use]
     pub fn vsock(mut self, cid: u64, host: &VsockHost) -> Self {
         self.vsock = Some((cid, host.clone()));
@@ -128,7 +124,6 @@ impl VmBuilder {
     }
 
     /// What the socket device allows itself and the guest.
-    #[cfg(unix)]
     #[must_use]
     pub fn vsock_limits(mut self, limits: Limits) -> Self {
         self.vsock_limits = limits;
@@ -182,15 +177,12 @@ impl VmBuilder {
             devices,
             serial,
             events,
-            #[cfg(unix)]
             vsock,
-            #[cfg(unix)]
             vsock_limits,
             mut snapshot,
             timeline,
             trace,
         } = self;
-        #[cfg(unix)]
         let devices = with_vsock(devices, vsock.as_ref(), vsock_limits)?;
         if let Some(snapshot) = &snapshot {
             let types: Vec<u32> = devices.iter().map(|device| device.id()).collect();
@@ -265,7 +257,6 @@ impl VmBuilder {
             mem,
             machine: machine.vm,
             devices,
-            #[cfg(unix)]
             vsock: vsock.map(|(_, host)| host),
             has_serial,
             written: Mutex::new(written),
@@ -276,7 +267,6 @@ impl VmBuilder {
 }
 
 /// The devices with the socket device behind them, where there is one.
-#[cfg(unix)]
 fn with_vsock(
     mut devices: Vec<Box<dyn VirtioDevice>>,
     vsock: Option<&(u64, VsockHost)>,

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use servin_devices::mem::Mem;
 use servin_devices::virtio::mmio::MmioTransport;
-#[cfg(unix)]
 use servin_devices::virtio::vsock::VsockHost;
 
 use crate::config::Config;
@@ -37,7 +36,6 @@ pub struct Vm {
     pub(crate) mem: Mem,
     pub(crate) machine: Arc<dyn hv::Vm>,
     pub(crate) devices: Vec<Device>,
-    #[cfg(unix)]
     pub(crate) vsock: Option<VsockHost>,
     pub(crate) has_serial: bool,
     pub(crate) written: Mutex<Written>,
@@ -214,7 +212,6 @@ impl Vm {
 
     /// The host's side of the socket device, where there is one: `connect` to a port of the guest, `listen` on one of the
     /// host.
-    #[cfg(unix)]
     #[must_use]
     pub fn vsock(&self) -> Option<&VsockHost> {
         self.vsock.as_ref()

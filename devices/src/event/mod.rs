@@ -2,7 +2,8 @@
 //!
 //! [`Event`] is a doorbell that one thread rings and another waits on; [`Poller`] waits for many events and
 //! host sources at once; a [`Timer`] is such a source. The virtio worker is the only caller that loops on a poller. Each platform has its
-//! own leaf file: Linux uses eventfd and the `event-manager` crate, macOS pipes and kqueue, Windows objects of its kernel.
+//! own leaf file: Linux uses eventfd and the `event-manager` crate, macOS pipes and kqueue, Windows objects of its kernel,
+//! one of them for all sockets of a poller.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -18,6 +19,12 @@ mod tests;
 mod windows;
 #[cfg(windows)]
 pub use windows::{Event, Poller, Source, Timer};
+
+/// A socket, to be watched by a poller.
+#[allow(clippy::useless_conversion, reason = "a source is not a descriptor on every host")]
+pub fn socket(socket: &impl rustix::fd::AsFd) -> Source<'_> {
+    socket.as_fd().into()
+}
 
 /// Names one watched event or host source to its watcher.
 pub type Token = u32;

@@ -1,17 +1,21 @@
 //! Events and timers on objects that the kernel signals, waited for together.
 //!
 //! All are of the kind that stays signalled until it is reset, so that a wait takes nothing away: level-triggered, as
-//! elsewhere. A wait takes 64 of them at most, which is enough for doorbells and timers; whoever has many sockets lets
-//! them signal one event.
+//! elsewhere. A wait takes 64 of them at most, which is enough for doorbells and timers; all sockets of a poller signal
+//! one, see `sockets`.
 
 // A leaf that may use unsafe: objects are made, signalled and waited for by calls of the system.
 #![allow(unsafe_code)]
 
+mod sockets;
+
 use std::io;
-use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::{
+    AsHandle, AsRawHandle, BorrowedHandle, BorrowedSocket, FromRawHandle, OwnedHandle,
+};
 use std::ptr::null;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Foundation::{HANDLE, WAIT_FAILED, WAIT_OBJECT_0, WAIT_TIMEOUT};
 use windows_sys::Win32::System::SystemServices::MAXIMUM_WAIT_OBJECTS;
@@ -21,10 +25,23 @@ use windows_sys::Win32::System::Threading::{
     WaitForMultipleObjects, WaitForSingleObject,
 };
 
+use self::sockets::Sockets;
 use super::{Ready, Token};
 
-/// A host source that a poller can watch: an object that stays signalled until it is reset.
-pub type Source<'a> = BorrowedHandle<'a>;
+/// A host source that a poller can watch.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// An object that stays signalled until it is reset.
+    Object(BorrowedHandle<'a>),
+    /// A socket. It does not block from the first time that it is watched, and one poller watches it at a time.
+    Socket(BorrowedSocket<'a>),
+}
+
+impl<'a> From<BorrowedSocket<'a>> for Source<'a> {
+    fn from(socket: BorrowedSocket<'a>) -> Self {
+        Self::Socket(socket)
+    }
+}
 
 /// An object that was made for us, or why there is none.
 fn adopt(made: HANDLE) -> io::Result<OwnedHandle> {
@@ -78,7 +95,7 @@ impl Event {
     /// To be watched by a poller.
     #[must_use]
     pub fn source(&self) -> Source<'_> {
-        self.0.as_handle()
+        Source::Object(self.0.as_handle())
     }
 }
 
@@ -128,9 +145,12 @@ impl Timer {
     /// To be watched by a poller.
     #[must_use]
     pub fn source(&self) -> Source<'_> {
-        self.0.as_handle()
+        Source::Object(self.0.as_handle())
     }
 }
+
+/// The objects that may be watched, without the one of the sockets.
+const MOST: usize = MAXIMUM_WAIT_OBJECTS as usize - 1;
 
 /// Waits for events and host sources, level-triggered.
 #[derive(Debug, Default)]
@@ -138,6 +158,8 @@ pub struct Poller {
     /// Watched, in the order of [`Self::tokens`]. Whoever watches a source takes it away before it is closed.
     handles: Vec<HANDLE>,
     tokens: Vec<Token>,
+    /// Once there was one.
+    sockets: Option<Sockets>,
 }
 
 // SAFETY: a handle is a number that names an object of the whole process, from any thread.
@@ -155,18 +177,31 @@ impl Poller {
     /// Starts watching `source` under `token`. A source is watched once; [`Self::unwatch`] it before it is closed.
     ///
     /// # Errors
-    /// The source is watched already, there are too many, or more is asked than whether it is signalled (`Ready::READ`).
+    /// The source is watched already, there are too many objects, or more is asked of one than whether it is signalled
+    /// (`Ready::READ`).
     pub fn watch(&mut self, source: Source<'_>, token: Token, interest: Ready) -> io::Result<()> {
-        if self.find(source).is_some() {
+        let object = match source {
+            Source::Object(object) => object,
+            Source::Socket(socket) => {
+                if self.sockets.is_none() {
+                    self.sockets = Some(Sockets::new()?);
+                }
+                let sockets = self.sockets.as_mut().ok_or(io::ErrorKind::NotFound)?;
+                return sockets.watch(socket, token, interest);
+            }
+        };
+        if self.find(object).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         if interest != Ready::READ {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        if self.handles.len() >= MAXIMUM_WAIT_OBJECTS as usize {
-            return Err(io::Error::other("a device cannot wait for more than 64 things on Windows"));
+        if self.handles.len() >= MOST {
+            return Err(io::Error::other(format!(
+                "a device cannot wait for more than {MOST} things besides sockets on Windows"
+            )));
         }
-        self.handles.push(source.as_raw_handle());
+        self.handles.push(object.as_raw_handle());
         self.tokens.push(token);
         Ok(())
     }
@@ -176,6 +211,9 @@ impl Poller {
     /// # Errors
     /// The source is not watched, or more is asked than whether it is signalled.
     pub fn rewatch(&mut self, source: Source<'_>, token: Token, interest: Ready) -> io::Result<()> {
+        if let (Source::Socket(socket), Some(sockets)) = (source, &mut self.sockets) {
+            return sockets.rewatch(socket, token, interest);
+        }
         self.unwatch(source)?;
         self.watch(source, token, interest)
     }
@@ -185,7 +223,12 @@ impl Poller {
     /// # Errors
     /// The source is not watched.
     pub fn unwatch(&mut self, source: Source<'_>) -> io::Result<()> {
-        let at = self.find(source).ok_or(io::ErrorKind::NotFound)?;
+        let object = match (source, &mut self.sockets) {
+            (Source::Object(object), _) => object,
+            (Source::Socket(socket), Some(sockets)) => return sockets.unwatch(socket),
+            (Source::Socket(_), None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let at = self.find(object).ok_or(io::ErrorKind::NotFound)?;
         self.handles.remove(at);
         self.tokens.remove(at);
         Ok(())
@@ -198,13 +241,34 @@ impl Poller {
     /// The wait itself failed: a host fault.
     pub fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<(Token, Ready)>) -> io::Result<()> {
         ready.clear();
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if let Some(sockets) = &mut self.sockets {
+                sockets.ask(ready)?;
+            }
+            let left = match deadline {
+                _ if !ready.is_empty() => Some(Duration::ZERO),
+                deadline => deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
+            };
+            self.wait_objects(left, ready)?;
+            // Sockets may have signalled for what nobody waits for.
+            if !ready.is_empty() || left == Some(Duration::ZERO) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the objects, that of the sockets among them, and adds the others that are signalled.
+    fn wait_objects(&self, timeout: Option<Duration>, ready: &mut Vec<(Token, Ready)>) -> io::Result<()> {
         let milliseconds = timeout.map_or(INFINITE, |t| {
             // Rounded up, so that a short timeout does not become a busy loop.
             u32::try_from(t.as_nanos().div_ceil(1_000_000)).map_or(INFINITE - 1, |ms| ms.min(INFINITE - 1))
         });
-        let count = u32::try_from(self.handles.len()).unwrap_or(MAXIMUM_WAIT_OBJECTS);
+        let mut all = self.handles.clone();
+        all.extend(self.sockets.iter().map(|sockets| sockets.news().as_raw_handle()));
+        let count = u32::try_from(all.len()).unwrap_or(MAXIMUM_WAIT_OBJECTS);
         // SAFETY: there are `count` handles; who watches keeps them open.
-        let first = unsafe { WaitForMultipleObjects(count, self.handles.as_ptr(), 0, milliseconds) };
+        let first = unsafe { WaitForMultipleObjects(count, all.as_ptr(), 0, milliseconds) };
         match first {
             WAIT_FAILED => return Err(io::Error::last_os_error()),
             WAIT_TIMEOUT => return Ok(()),
@@ -221,7 +285,7 @@ impl Poller {
         Ok(())
     }
 
-    fn find(&self, source: Source<'_>) -> Option<usize> {
-        self.handles.iter().position(|handle| *handle == source.as_raw_handle())
+    fn find(&self, object: BorrowedHandle<'_>) -> Option<usize> {
+        self.handles.iter().position(|handle| *handle == object.as_raw_handle())
     }
 }

@@ -17,9 +17,9 @@ use vm_memory::bitmap::{BitmapSlice, MS};
 use vm_memory::{GuestMemoryMmap, VolatileSlice};
 
 #[cfg(unix)]
-pub use unix::{FileRef, file_ref, read_at, read_stream, send, write_at, write_stream};
+pub use unix::{FileRef, StreamRef, file_ref, read_at, read_stream, send, write_at, write_stream};
 #[cfg(windows)]
-pub use windows::{FileRef, file_ref, read_at, write_at};
+pub use windows::{FileRef, StreamRef, file_ref, read_at, read_stream, send, write_at};
 
 #[cfg(unix)]
 pub use written::Written;

@@ -13,6 +13,8 @@ use super::{Slice, mark_dirty};
 
 /// An open file.
 pub type FileRef<'a> = BorrowedFd<'a>;
+/// An open stream: socket, pipe, character device.
+pub type StreamRef<'a> = BorrowedFd<'a>;
 
 #[cfg(not(target_os = "linux"))]
 use libc::{preadv, pwritev};

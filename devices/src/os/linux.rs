@@ -6,10 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Protocol, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// A send to a socket whose other side is gone fails, and raises no signal.
-pub(crate) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+/// Sends on a socket do not wait; where its other side is gone they fail, and raise no signal.
+pub(crate) const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+/// Receives do not wait.
+pub(crate) const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
+/// What connecting a socket says that does not wait for it.
+pub(crate) const CONNECTING: Errno = Errno::INPROGRESS;
 
 /// Fills `bytes` with random ones, of the quality that keys need.
 ///
@@ -36,6 +40,16 @@ pub(crate) fn socket(
 #[allow(clippy::unnecessary_wraps)]
 pub(crate) fn quiet<Fd: AsFd>(_: Fd) -> io::Result<()> {
     Ok(())
+}
+
+/// Whether a socket's error says that nobody listens there.
+pub(crate) fn is_closed_port(errno: Errno) -> bool {
+    errno == Errno::CONNREFUSED
+}
+
+/// Whether a socket's error says that it is not allowed.
+pub(crate) fn is_forbidden(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM)
 }
 
 /// Gives the blocks of a range back, so that it reads as zeroes; false where that cannot be done.

@@ -5,10 +5,14 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::{Errno, FdFlags};
-use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, sockopt};
 
-/// Nothing of each send: [`quiet`] says it of the socket.
-pub(crate) const NO_SIGNAL: SendFlags = SendFlags::empty();
+/// Sends on a socket do not wait. That they raise no signal [`quiet`] says of the socket.
+pub(crate) const SEND: SendFlags = SendFlags::DONTWAIT;
+/// Receives do not wait.
+pub(crate) const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
+/// What connecting a socket says that does not wait for it.
+pub(crate) const CONNECTING: Errno = Errno::INPROGRESS;
 
 /// Fills `bytes` with random ones, of the quality that keys need.
 ///
@@ -34,6 +38,16 @@ pub(crate) fn socket(
 /// Makes sends on a socket raise no signal, where that is said of the socket and not of each send.
 pub(crate) fn quiet<Fd: AsFd>(socket: Fd) -> io::Result<()> {
     Ok(sockopt::set_socket_nosigpipe(socket, true)?)
+}
+
+/// Whether a socket's error says that nobody listens there.
+pub(crate) fn is_closed_port(errno: Errno) -> bool {
+    errno == Errno::CONNREFUSED
+}
+
+/// Whether a socket's error says that it is not allowed.
+pub(crate) fn is_forbidden(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM)
 }
 
 /// Gives the blocks of a range back, so that it reads as zeroes; false where that cannot be done. There is no such call for

@@ -13,10 +13,12 @@ mod windows;
 #[cfg(windows)]
 use windows as host;
 
+#[cfg(windows)]
+pub(crate) use host::name_servers;
 pub use host::random;
-#[cfg(unix)]
-pub(crate) use host::{NO_SIGNAL, quiet, socket};
-pub(crate) use host::{punch_hole, zero_range};
+pub(crate) use host::{
+    CONNECTING, RECEIVE, SEND, is_closed_port, is_forbidden, punch_hole, quiet, socket, zero_range,
+};
 #[cfg(windows)]
 pub use host::{read_exact_at, write_all_at};
 
@@ -36,6 +38,12 @@ pub fn read_exact_at(file: &std::fs::File, into: &mut [u8], offset: u64) -> std:
 #[cfg(unix)]
 pub fn write_all_at(file: &std::fs::File, from: &[u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, from, offset)
+}
+
+/// The resolvers that the system itself knows: none, for here they stand in a file.
+#[cfg(unix)]
+pub(crate) fn name_servers() -> Vec<std::net::IpAddr> {
+    Vec::new()
 }
 
 #[cfg(test)]

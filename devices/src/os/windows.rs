@@ -1,13 +1,31 @@
 //! Windows.
 
-// A leaf that may use unsafe: random bytes come from a call that takes a pointer.
+// A leaf that may use unsafe: random bytes and the host's resolvers come from calls that take pointers, and a socket is
+// kept from other programs by a call that takes a handle.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::windows::fs::FileExt as _;
-use std::ptr::null_mut;
+use std::os::windows::io::AsRawSocket as _;
+use std::ptr::{null, null_mut};
+use std::sync::Once;
 
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType};
+use windows_sys::Win32::Foundation::{
+    ERROR_BUFFER_OVERFLOW, ERROR_SUCCESS, HANDLE, HANDLE_FLAG_INHERIT, SetHandleInformation,
+};
+use windows_sys::Win32::NetworkManagement::IpHelper::{
+    GAA_FLAG_SKIP_ANYCAST, GAA_FLAG_SKIP_FRIENDLY_NAME, GAA_FLAG_SKIP_MULTICAST, GAA_FLAG_SKIP_UNICAST,
+    GetAdaptersAddresses, IF_TYPE_SOFTWARE_LOOPBACK, IP_ADAPTER_ADDRESSES_LH,
+};
+use windows_sys::Win32::NetworkManagement::Ndis::IfOperStatusUp;
+use windows_sys::Win32::Networking::WinSock::{
+    AF_INET, AF_INET6, AF_UNSPEC, SOCKADDR_IN, SOCKADDR_IN6, SOCKET_ADDRESS,
+};
 use windows_sys::Win32::Security::Cryptography::{BCRYPT_USE_SYSTEM_PREFERRED_RNG, BCryptGenRandom};
 
 /// Fills `bytes` with random ones, of the quality that keys need.
@@ -25,6 +43,130 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Nothing of each send: a socket of ours never waits, and there are no signals.
+pub(crate) const SEND: SendFlags = SendFlags::empty();
+/// Nothing of each receive, either.
+pub(crate) const RECEIVE: RecvFlags = RecvFlags::empty();
+/// What connecting a socket says that does not wait for it.
+pub(crate) const CONNECTING: Errno = Errno::WOULDBLOCK;
+
+/// A socket that does not block and that no other program inherits. There are none that ask for a protocol of their own:
+/// pings need a raw socket, which is the administrator's.
+pub(crate) fn socket(
+    family: AddressFamily,
+    kind: SocketType,
+    protocol: Option<Protocol>,
+) -> Result<OwnedFd, Errno> {
+    static START: Once = Once::new();
+    if protocol.is_some() {
+        return Err(Errno::ACCESS);
+    }
+    // Where it fails, so does the next call, which says why.
+    START.call_once(|| {
+        let _ = rustix::net::wsa_startup();
+    });
+    let socket = rustix::net::socket(family, kind, None)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    // SAFETY: the socket is open, and is a handle. Should it fail, a program that is started would have the socket too.
+    unsafe { SetHandleInformation(socket.as_raw_socket() as HANDLE, HANDLE_FLAG_INHERIT, 0) };
+    Ok(socket)
+}
+
+/// Makes sends on a socket raise no signal: there are none.
+#[allow(clippy::unnecessary_wraps)]
+pub(crate) fn quiet<Fd: AsFd>(_: Fd) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether a socket's error says that nobody listens there. A datagram that was sent to a
+/// closed port resets its socket.
+pub(crate) fn is_closed_port(errno: Errno) -> bool {
+    matches!(errno, Errno::CONNREFUSED | Errno::CONNRESET)
+}
+
+/// Whether a socket's error says that it is not allowed.
+pub(crate) fn is_forbidden(errno: Errno) -> bool {
+    errno == Errno::ACCESS
+}
+
+/// Room for the adapters of a host with many.
+const ADAPTERS: u32 = 16 << 10;
+/// Asked again so often, when adapters came meanwhile.
+const ATTEMPTS: u32 = 4;
+
+/// The resolvers of the host's adapters that are up, without those that are reached by naming an adapter, and those that
+/// Windows names where there is none (`fec0:0:0:ffff::1`).
+pub(crate) fn name_servers() -> Vec<IpAddr> {
+    let flags =
+        GAA_FLAG_SKIP_UNICAST | GAA_FLAG_SKIP_ANYCAST | GAA_FLAG_SKIP_MULTICAST | GAA_FLAG_SKIP_FRIENDLY_NAME;
+    let mut size = ADAPTERS;
+    for _ in 0..ATTEMPTS {
+        // Of words, for the structures are aligned.
+        let mut room = vec![0_u64; (size as usize).div_ceil(8)];
+        let first: *mut IP_ADAPTER_ADDRESSES_LH = room.as_mut_ptr().cast();
+        // SAFETY: there are `size` bytes of room, aligned for the structure; nothing else is passed.
+        match unsafe { GetAdaptersAddresses(AF_UNSPEC.into(), flags, null(), first, &raw mut size) } {
+            // SAFETY: the call filled the room with a list that begins there, and the room is not moved.
+            ERROR_SUCCESS => return unsafe { collect(first) },
+            ERROR_BUFFER_OVERFLOW => {}
+            _ => break,
+        }
+    }
+    Vec::new()
+}
+
+/// # Safety
+/// `adapter` is null or the first of a list that `GetAdaptersAddresses` made, all of which is still there.
+unsafe fn collect(mut adapter: *const IP_ADAPTER_ADDRESSES_LH) -> Vec<IpAddr> {
+    let mut all = Vec::new();
+    // SAFETY: as the caller promised, for every pointer of the list.
+    unsafe {
+        while let Some(this) = adapter.as_ref() {
+            adapter = this.Next;
+            if this.OperStatus != IfOperStatusUp || this.IfType == IF_TYPE_SOFTWARE_LOOPBACK {
+                continue;
+            }
+            let mut server = this.FirstDnsServerAddress.cast_const();
+            while let Some(one) = server.as_ref() {
+                server = one.Next;
+                all.extend(address(&one.Address).filter(is_usable).filter(|address| !all.contains(address)));
+            }
+        }
+    }
+    all
+}
+
+/// # Safety
+/// The address lies where and is as long as it says.
+unsafe fn address(at: &SOCKET_ADDRESS) -> Option<IpAddr> {
+    let len = usize::try_from(at.iSockaddrLength).ok()?;
+    // SAFETY: as the caller promised; each is read only where there is as much, whatever its alignment.
+    unsafe {
+        match at.lpSockaddr.as_ref()?.sa_family {
+            AF_INET if len >= size_of::<SOCKADDR_IN>() => {
+                let v4: SOCKADDR_IN = at.lpSockaddr.cast::<SOCKADDR_IN>().read_unaligned();
+                Some(Ipv4Addr::from(u32::from_be(v4.sin_addr.S_un.S_addr)).into())
+            }
+            AF_INET6 if len >= size_of::<SOCKADDR_IN6>() => {
+                let v6: SOCKADDR_IN6 = at.lpSockaddr.cast::<SOCKADDR_IN6>().read_unaligned();
+                Some(Ipv6Addr::from(v6.sin6_addr.u.Byte).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_usable(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_unspecified(),
+        IpAddr::V6(address) => {
+            let [first, ..] = address.segments();
+            // Neither link-local nor site-local.
+            !address.is_unspecified() && first & 0xff80 != 0xfe80
+        }
+    }
 }
 
 /// Gives the blocks of a range back, so that it reads as zeroes; false where that cannot be done. Here it cannot: a
@@ -64,4 +206,48 @@ pub fn write_all_at(file: &File, mut from: &[u8], mut offset: u64) -> io::Result
         offset += done as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_that_need_an_adapter_or_stand_for_none_are_left_out() {
+        for (address, usable) in [
+            ("10.0.0.1", true),
+            ("127.0.0.53", true),
+            ("0.0.0.0", false),
+            ("fe80::1", false),
+            ("fec0:0:0:ffff::1", false),
+            ("fd00::1", true),
+            ("2001:db8::53", true),
+        ] {
+            assert_eq!(is_usable(&address.parse().unwrap()), usable, "{address}");
+        }
+        // What this host has is its own; none of it is left twice or unusable.
+        let servers = name_servers();
+        assert!(servers.iter().all(is_usable), "{servers:?}");
+    }
+
+    #[test]
+    fn an_address_is_read_as_far_as_it_is_long() {
+        let mut v4 = SOCKADDR_IN { sin_family: AF_INET, ..SOCKADDR_IN::default() };
+        v4.sin_addr.S_un.S_addr = u32::from_be_bytes([10, 1, 2, 3]).to_be();
+        let mut at = SOCKET_ADDRESS {
+            lpSockaddr: (&raw mut v4).cast(),
+            iSockaddrLength: size_of::<SOCKADDR_IN>() as i32,
+        };
+        // SAFETY: it lies there.
+        assert_eq!(unsafe { address(&at) }, Some(IpAddr::from([10, 1, 2, 3])));
+        at.iSockaddrLength -= 1;
+        // SAFETY: as before, and it says that it is shorter.
+        assert_eq!(unsafe { address(&at) }, None);
+    }
+
+    #[test]
+    fn sockets_for_pings_are_the_administrators() {
+        let refused = socket(AddressFamily::INET, SocketType::DGRAM, Some(rustix::net::ipproto::ICMP));
+        assert_eq!(refused.unwrap_err(), Errno::ACCESS);
+    }
 }

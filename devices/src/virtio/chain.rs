@@ -4,13 +4,11 @@
 //! checked to lie in guest RAM when the chain was made; readers and writers never leave it.
 
 use std::io;
-#[cfg(unix)]
-use std::os::fd::BorrowedFd;
 
 use vm_memory::{ByteValued, Bytes as _, GuestAddress, GuestMemoryBackend as _};
 
 use super::queue::{Descriptor, Descriptors};
-use crate::mem::{self, FileRef, GuestRam, Slice};
+use crate::mem::{self, FileRef, GuestRam, Slice, StreamRef};
 
 /// Why a chain cannot be used. Always the guest's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -233,7 +231,7 @@ impl<'m> Reader<'m> {
     /// # Errors
     /// The error of `writev(2)`.
     #[cfg(unix)]
-    pub fn write_to(&mut self, stream: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+    pub fn write_to(&mut self, stream: StreamRef<'_>, count: usize) -> io::Result<usize> {
         let done = mem::write_stream(stream, &self.pieces.head(count))?;
         Ok(self.pieces.consume(done))
     }
@@ -243,8 +241,7 @@ impl<'m> Reader<'m> {
     ///
     /// # Errors
     /// The error of `sendmsg(2)`.
-    #[cfg(unix)]
-    pub fn send_to(&mut self, socket: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+    pub fn send_to(&mut self, socket: StreamRef<'_>, count: usize) -> io::Result<usize> {
         let done = mem::send(socket, &self.pieces.head(count))?;
         Ok(self.pieces.consume(done))
     }
@@ -311,8 +308,7 @@ impl<'m> Writer<'m> {
     ///
     /// # Errors
     /// The error of `readv(2)`.
-    #[cfg(unix)]
-    pub fn read_from(&mut self, stream: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+    pub fn read_from(&mut self, stream: StreamRef<'_>, count: usize) -> io::Result<usize> {
         let done = mem::read_stream(stream, &self.pieces.head(count))?;
         Ok(self.advance(done))
     }

@@ -14,7 +14,6 @@ pub mod net;
 mod queue;
 pub mod rng;
 mod runner;
-#[cfg(unix)]
 pub mod vsock;
 mod worker;
 

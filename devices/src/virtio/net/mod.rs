@@ -6,7 +6,6 @@
 //! guest and finds no room is called again when there is some.
 
 pub mod header;
-#[cfg(unix)]
 pub mod nat;
 mod port;
 #[cfg(unix)]
@@ -15,7 +14,6 @@ pub mod stream;
 pub mod switch;
 #[cfg(unix)]
 pub mod tap;
-#[cfg_attr(windows, allow(dead_code, reason = "the network behind the card reads it"))]
 pub mod wire;
 
 use serde::{Deserialize, Serialize};
@@ -230,11 +228,9 @@ impl State for NetState {
     const VERSION: u16 = 1;
 }
 
-#[cfg(all(unix, any(test, feature = "testing")))]
+#[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
-#[cfg(unix)]
 #[cfg(test)]
 mod testing;
-#[cfg(unix)]
 #[cfg(test)]
 mod tests;

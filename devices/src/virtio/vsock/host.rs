@@ -3,8 +3,8 @@
 //!
 //! - **In process.** [`VsockHost::listen`] takes the connections that the guest makes to a port of the host;
 //!   [`VsockHost::dial`] and [`VsockHost::connect`] make connections to a port of the guest. Either way the
-//!   caller holds one end of a socket pair, which can be polled together with anything else.
-//! - **By path** ([`VsockHost::at`]). A host program connects to the socket at the path, writes
+//!   caller holds one end of a socket pair ([`HostStream`]), which can be polled together with anything else.
+//! - **By path** ([`VsockHost::at`], not on Windows). A host program connects to the socket at the path, writes
 //!   `CONNECT <guest port>\n`, and reads `OK <host port>\n` once the guest has accepted. When the guest connects to
 //!   a port of the host that nobody in this process listens on, `<path>_<port>` is connected to.
 //!
@@ -14,16 +14,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-
+use super::socket::{self, Bound, HostStream};
 use super::stream::Stream;
-use crate::event::Event;
+use crate::event::{Event, Source};
 
 /// Connections of the guest that wait in a [`Listener`]; further ones are refused.
 const BACKLOG: usize = 128;
@@ -48,19 +45,6 @@ struct Ports {
     listeners: HashMap<u32, Arc<Accepts>>,
     dials: VecDeque<Dial>,
     gone: bool,
-}
-
-/// The listening socket of the path form. Its file goes with it.
-#[derive(Debug)]
-struct Bound {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
 }
 
 /// A connection that somebody on the host asks for.
@@ -129,21 +113,9 @@ impl VsockHost {
     ///
     /// # Errors
     /// The socket cannot be made: somebody listens there, the folder is missing, the path has more than about 100
-    /// bytes.
+    /// bytes. `Unsupported` on Windows.
     pub fn at(path: impl Into<PathBuf>) -> io::Result<Self> {
-        let path = path.into();
-        let listener = match UnixListener::bind(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(&path) => {
-                std::fs::remove_file(&path)?;
-                UnixListener::bind(&path)?
-            }
-            bound => bound?,
-        };
-        let bound = Bound { listener, path };
-        let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&bound.path, owner_only)?;
-        bound.listener.set_nonblocking(true)?;
-        Self::build(Some(bound))
+        Self::build(Some(Bound::new(path.into())?))
     }
 
     fn build(bound: Option<Bound>) -> io::Result<Self> {
@@ -176,7 +148,7 @@ impl VsockHost {
     ///
     /// # Errors
     /// `NotConnected` when the device is gone; or no descriptor is left.
-    pub fn dial(&self, port: u32) -> io::Result<UnixStream> {
+    pub fn dial(&self, port: u32) -> io::Result<HostStream> {
         self.shared.dial(port, Caller::Nobody)
     }
 
@@ -186,7 +158,7 @@ impl VsockHost {
     /// # Errors
     /// `ConnectionRefused` when the guest refuses, `TimedOut` when it does not answer, `ConnectionReset` when its
     /// driver resets the device or the VM ends, `NotConnected` when the device is gone already.
-    pub fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
+    pub fn connect(&self, port: u32, timeout: Duration) -> io::Result<HostStream> {
         let answer = Arc::<Answer>::default();
         let stream = self.shared.dial(port, Caller::Waiter(Waiter(Arc::clone(&answer))))?;
         let (given, _) = answer
@@ -205,16 +177,8 @@ impl VsockHost {
     }
 }
 
-/// A socket file that nobody listens on. Connecting to a file that is no socket is refused, too.
-fn is_left_over(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt as _;
-
-    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
 impl Shared {
-    fn dial(&self, port: u32, caller: Caller) -> io::Result<UnixStream> {
+    fn dial(&self, port: u32, caller: Caller) -> io::Result<HostStream> {
         let (ours, theirs) = pair()?;
         let mut ports = lock(&self.ports);
         if ports.gone {
@@ -239,14 +203,14 @@ impl Shared {
     }
 
     /// The listening socket of the path form.
-    pub(super) fn listener(&self) -> Option<BorrowedFd<'_>> {
-        self.bound.as_ref().map(|bound| bound.listener.as_fd())
+    pub(super) fn listener(&self) -> Option<Source<'_>> {
+        self.bound.as_ref().map(Bound::source)
     }
 
     /// The next host program that connected to the path.
     pub(super) fn accept(&self) -> io::Result<Stream> {
         let Some(bound) = &self.bound else { return Err(io::ErrorKind::WouldBlock.into()) };
-        Stream::new(bound.listener.accept()?.0)
+        Stream::new(bound.accept()?)
     }
 
     /// Connects the guest to `port` of the host.
@@ -258,12 +222,7 @@ impl Shared {
             return accepts.offer();
         }
         let Some(bound) = &self.bound else { return Err(io::ErrorKind::ConnectionRefused.into()) };
-        let mut path = bound.path.clone().into_os_string();
-        path.push(format!("_{port}"));
-        let socket = crate::os::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-        // A Unix socket is connected at once, or its queue is full (`EAGAIN`).
-        rustix::net::connect(&socket, &SocketAddrUnix::new(Path::new(&path))?)?;
-        Stream::new(UnixStream::from(socket))
+        Stream::new(bound.connect(port)?)
     }
 
     /// The device is gone: nobody is to wait for it any more.
@@ -277,9 +236,8 @@ impl Shared {
     }
 }
 
-fn pair() -> io::Result<(Stream, UnixStream)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    theirs.set_nonblocking(true)?;
+fn pair() -> io::Result<(Stream, HostStream)> {
+    let (ours, theirs) = socket::pair()?;
     Ok((Stream::new(ours)?, theirs))
 }
 
@@ -294,7 +252,7 @@ struct Accepts {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    streams: VecDeque<UnixStream>,
+    streams: VecDeque<HostStream>,
     gone: bool,
 }
 
@@ -320,7 +278,7 @@ impl Accepts {
 
 /// Takes the guest's connections to one port of the host.
 ///
-/// Its descriptor ([`AsFd`]) is readable while a connection waits, and for ever when the device is gone.
+/// Its source (on Unix its descriptor) is readable while a connection waits, and for ever when the device is gone.
 #[derive(Debug)]
 pub struct Listener {
     port: u32,
@@ -339,7 +297,7 @@ impl Listener {
     ///
     /// # Errors
     /// `TimedOut`, or `NotConnected` when the device is gone.
-    pub fn accept(&self, timeout: Option<Duration>) -> io::Result<UnixStream> {
+    pub fn accept(&self, timeout: Option<Duration>) -> io::Result<HostStream> {
         let nothing = |waiting: &mut Waiting| waiting.streams.is_empty() && !waiting.gone;
         let waiting = lock(&self.accepts.inner);
         let changed = &self.accepts.changed;
@@ -359,11 +317,17 @@ impl Listener {
     ///
     /// # Errors
     /// `NotConnected` when the device is gone.
-    pub fn try_accept(&self) -> io::Result<Option<UnixStream>> {
+    pub fn try_accept(&self) -> io::Result<Option<HostStream>> {
         self.next(lock(&self.accepts.inner))
     }
 
-    fn next(&self, mut waiting: MutexGuard<'_, Waiting>) -> io::Result<Option<UnixStream>> {
+    /// To be watched by a poller.
+    #[must_use]
+    pub fn source(&self) -> Source<'_> {
+        self.accepts.event.source()
+    }
+
+    fn next(&self, mut waiting: MutexGuard<'_, Waiting>) -> io::Result<Option<HostStream>> {
         let stream = waiting.streams.pop_front();
         if stream.is_none() && waiting.gone {
             return Err(io::ErrorKind::NotConnected.into());
@@ -375,8 +339,9 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+#[cfg(unix)]
+impl std::os::fd::AsFd for Listener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.accepts.event.as_fd()
     }
 }

@@ -232,6 +232,10 @@ impl Link {
             Ok(0) => {
                 self.ended = true;
                 self.conn.host_done_sending();
+                if stream.is_gone() {
+                    self.hung_up = true;
+                    self.refuse();
+                }
                 Ok(None)
             }
             Ok(len) => {

@@ -2,7 +2,7 @@
 //!
 //! - `packet`: the header of a packet.
 //! - `conn`: one connection as a pure state machine, with credit and half closes.
-//! - `stream`, `host`: the host's ends, in this process and by Unix sockets.
+//! - `stream`, `host`: the host's ends, in this process and by Unix sockets; `socket`: what of them hosts have differently.
 //! - `link`: a connection put together from these.
 //! - `mux`: all of them, and whose turn it is.
 //!
@@ -27,6 +27,7 @@ mod host;
 mod link;
 mod mux;
 pub mod packet;
+mod socket;
 mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -47,6 +48,7 @@ use crate::event::{Ready, Token};
 use crate::state::{self, State, StateError};
 
 pub use self::host::{Listener, VsockHost};
+pub use self::socket::HostStream;
 
 /// Packets to the guest.
 const RX: u16 = 0;
@@ -256,10 +258,8 @@ impl Vsock {
     }
 
     fn watch_sources(&self, io: &mut dyn Io) -> io::Result<()> {
-        use std::os::fd::AsFd as _;
-
-        io.watch(self.host.wake().as_fd(), WAKE, Ready::READ)?;
-        io.watch(self.mux.timer().as_fd(), TIMER, Ready::READ)?;
+        io.watch(self.host.wake().source(), WAKE, Ready::READ)?;
+        io.watch(self.mux.timer().source(), TIMER, Ready::READ)?;
         if let Some(listener) = self.host.listener() {
             io.watch(listener, LISTENER, Ready::READ)?;
         }
@@ -318,15 +318,13 @@ impl VirtioDevice for Vsock {
     }
 
     fn stop(&mut self, io: &mut dyn Io) {
-        use std::os::fd::AsFd as _;
-
         // What the guest sent before it reset the device or went off still belongs to the host. A broken ring has
         // nothing more to give.
         let _ = self.take_packets(io);
         self.mux.clear(io);
         self.accept_again = None;
-        let _ = io.unwatch(self.host.wake().as_fd());
-        let _ = io.unwatch(self.mux.timer().as_fd());
+        let _ = io.unwatch(self.host.wake().source());
+        let _ = io.unwatch(self.mux.timer().source());
         if let Some(listener) = self.host.listener() {
             let _ = io.unwatch(listener);
         }

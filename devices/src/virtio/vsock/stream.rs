@@ -1,13 +1,13 @@
-//! The host's end of one connection: a nonblocking Unix socket, read and written straight from guest memory.
+//! The host's end of one connection: a nonblocking socket, read and written straight from guest memory.
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::fd::AsFd as _;
+use rustix::net::RecvFlags;
 
-use crate::event::Source;
+use super::socket::{self, DeviceEnd};
+use crate::event::{self, Source};
 use crate::os;
 use crate::virtio::{Reader, Writer};
 
@@ -16,11 +16,11 @@ const MAX_GREETING: usize = 64;
 
 /// A connected socket of the host.
 #[derive(Debug)]
-pub(super) struct Stream(UnixStream);
+pub(super) struct Stream(DeviceEnd);
 
 impl Stream {
     /// Takes a connected socket and makes it nonblocking.
-    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+    pub(super) fn new(socket: DeviceEnd) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         os::quiet(&socket)?;
         Ok(Self(socket))
@@ -28,7 +28,7 @@ impl Stream {
 
     /// What to watch.
     pub(super) fn source(&self) -> Source<'_> {
-        self.0.as_fd()
+        event::socket(&self.0)
     }
 
     /// Moves up to `count` bytes from the guest to the host.
@@ -38,7 +38,7 @@ impl Stream {
 
     /// Sends bytes to the host.
     pub(super) fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {
-        retry(|| rustix::net::send(&self.0, bytes, os::NO_SIGNAL | SendFlags::DONTWAIT))
+        retry(|| rustix::net::send(&self.0, bytes, os::SEND))
     }
 
     /// Moves up to `count` bytes from the host to the guest; 0 at the end of data.
@@ -48,8 +48,12 @@ impl Stream {
 
     /// Ends one direction or both for the program at the other end.
     pub(super) fn shutdown(&self, how: Shutdown) {
-        // It fails only when the other end is gone, and then there is nothing to end.
-        let _ = self.0.shutdown(how);
+        socket::shutdown(&self.0, how);
+    }
+
+    /// Whether the other end, which said its last byte, takes none either, and no hang-up says so.
+    pub(super) fn is_gone(&self) -> bool {
+        socket::is_gone(&self.0)
     }
 }
 
@@ -104,8 +108,7 @@ impl Greeting {
 
     fn receive(&self, bytes: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         retry(|| {
-            rustix::net::recv(&self.stream.0, &mut *bytes, flags | RecvFlags::DONTWAIT)
-                .map(|(_, length)| length)
+            rustix::net::recv(&self.stream.0, &mut *bytes, flags | os::RECEIVE).map(|(_, length)| length)
         })
     }
 }
@@ -130,6 +133,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 mod tests {
     use std::io::{Read as _, Write as _};
 
+    use super::super::socket::HostStream;
     use super::*;
 
     #[test]
@@ -143,8 +147,8 @@ mod tests {
         }
     }
 
-    fn connected() -> (UnixStream, Greeting) {
-        let (client, server) = UnixStream::pair().unwrap();
+    fn connected() -> (HostStream, Greeting) {
+        let (server, client) = socket::pair().unwrap();
         (client, Greeting::new(Stream::new(server).unwrap()))
     }
 

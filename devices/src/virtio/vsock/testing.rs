@@ -7,12 +7,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::conn::{Conn, State, Step};
 use super::packet::{HEADER_LEN, HOST_CID, Header, MAX_PAYLOAD, Op, TYPE_STREAM};
-use super::{EVENT, Limits, RX, TX, Vsock, VsockHost};
+use super::{EVENT, HostStream, Limits, RX, TX, Vsock, VsockHost};
 use crate::testing::Rig;
 
 const CID: u64 = 3;
@@ -62,7 +61,7 @@ pub fn packets(data: &[u8]) {
     };
     let mut rig = Rig::started(Box::new(Vsock::with_limits(CID, &host, limits).unwrap()));
     let listeners: Vec<_> = (0..PORTS).map(|port| host.listen(port).unwrap()).collect();
-    let mut streams: Vec<UnixStream> = Vec::new();
+    let mut streams: Vec<HostStream> = Vec::new();
     while !input.0.is_empty() {
         let what = input.byte();
         let which = usize::from(what >> 4);

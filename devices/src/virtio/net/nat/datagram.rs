@@ -2,16 +2,16 @@
 //! answers come from there alone and a closed port is reported.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
 
 use super::super::super::Error;
 use super::super::wire::Link;
 use super::super::{Outgoing, Port};
 use super::tcp::Key;
+use crate::{event, os};
 
 /// Datagrams taken from one socket in one call.
 const BATCH: usize = 64;
@@ -44,7 +44,7 @@ impl Flow {
         port: &mut Port<'_>,
     ) -> Result<Option<Errno>, Error> {
         for _ in 0..BATCH {
-            let count = match rustix::net::recv(&self.socket, &mut *scratch, RecvFlags::DONTWAIT) {
+            let count = match rustix::net::recv(&self.socket, &mut *scratch, os::RECEIVE) {
                 Ok((count, _)) => count.min(scratch.len()),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => continue,
@@ -68,7 +68,7 @@ impl Flow {
 
     /// Stops watching; the socket is closed with the value.
     pub(super) fn close(self, port: &mut Port<'_>) {
-        port.unwatch(self.socket.as_fd());
+        port.unwatch(event::socket(&self.socket));
     }
 }
 

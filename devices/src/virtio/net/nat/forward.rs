@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+use rustix::fd::OwnedFd;
 
 use super::super::super::{Error, Reader};
 use super::super::Port;
 use super::tcp::{self, Key};
 use super::{MAX_TCP, Nat, datagram};
-use crate::event::{Ready, Token};
+use crate::event::{self, Ready, Source, Token};
 
 /// Connections, or datagrams, taken in one call.
 const BATCH: usize = 32;
@@ -40,11 +41,11 @@ pub struct Forward {
     pub port: u16,
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+impl Listener {
+    fn source(&self) -> Source<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Udp(socket) => socket.as_fd(),
+            Self::Tcp(listener) => event::socket(listener),
+            Self::Udp(socket) => event::socket(socket),
         }
     }
 }
@@ -81,7 +82,7 @@ impl Forwards {
                 Listener::Tcp(listener) => listener.set_nonblocking(true),
                 Listener::Udp(socket) => socket.set_nonblocking(true),
             };
-            set.and_then(|()| port.watch(forward.listener.as_fd(), token, Ready::READ)).map_err(fail)?;
+            set.and_then(|()| port.watch(forward.listener.source(), token, Ready::READ)).map_err(fail)?;
         }
         Ok(())
     }
@@ -91,7 +92,7 @@ impl Forwards {
         let was_watched = std::mem::take(&mut self.watched);
         for (index, forward) in self.list.iter().enumerate() {
             if was_watched && !resting.contains(&index) {
-                port.unwatch(forward.listener.as_fd());
+                port.unwatch(forward.listener.source());
             }
         }
         self.visitors.clear();
@@ -109,7 +110,7 @@ impl Forwards {
             for index in self.resting.take().map(|(list, _)| list).unwrap_or_default() {
                 let Some(forward) = self.list.get(index) else { continue };
                 let token = self.first + Token::try_from(index).unwrap_or(0);
-                port.watch(forward.listener.as_fd(), token, Ready::READ)
+                port.watch(forward.listener.source(), token, Ready::READ)
                     .map_err(|source| Error::Host { doing: "watching a published port", source })?;
             }
         }
@@ -119,7 +120,7 @@ impl Forwards {
     /// Leaves a listener alone for a while: what made it fail would make it fail again at once.
     fn rest(&mut self, index: usize, now: Instant, port: &mut Port<'_>) {
         let Some(forward) = self.list.get(index) else { return };
-        port.unwatch(forward.listener.as_fd());
+        port.unwatch(forward.listener.source());
         self.resting.get_or_insert((Vec::new(), now + REST)).0.push(index);
     }
 

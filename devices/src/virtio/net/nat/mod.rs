@@ -20,7 +20,6 @@ mod tcp;
 use std::collections::{HashMap, VecDeque};
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -33,6 +32,7 @@ use super::super::{Error, Reader};
 use super::wire::{self, ETHERNET, Ethernet, Ip, Link, Mac, Tcp};
 use super::{Backend, Delivery, Frame, Offloads, Outgoing, Port};
 use crate::event::{Ready, Timer, Token};
+use crate::os;
 use datagram::Kind;
 use forward::Forwards;
 use resolver::Resolvers;
@@ -81,6 +81,7 @@ impl Addresses {
         address == self.gateway || address == self.gateway6
     }
 
+    #[cfg(unix)]
     pub(super) fn is_guest(&self, address: IpAddr) -> bool {
         address == self.guest || address == self.guest6
     }
@@ -102,7 +103,8 @@ pub struct Config {
     pub addresses: Addresses,
     /// The guest's address on the wire, until it says another.
     pub mac: Mac,
-    /// The host's list of resolvers, looked at when the guest first asks.
+    /// The host's list of resolvers, looked at when the guest first asks. Empty: what the system says without a file, on
+    /// Windows those of its adapters.
     pub resolv_conf: PathBuf,
     /// Resolvers instead of those.
     pub resolvers: Vec<IpAddr>,
@@ -340,12 +342,12 @@ impl Nat {
         let from: IpAddr =
             if guest.is_ipv4() { self.addresses.gateway.into() } else { self.addresses.gateway6.into() };
         let kind = match (guest.is_ipv4(), errno) {
-            (true, Errno::CONNREFUSED) => [3, 3],
-            (true, Errno::ACCESS | Errno::PERM) => [3, 13],
+            (true, errno) if os::is_closed_port(errno) => [3, 3],
+            (true, errno) if os::is_forbidden(errno) => [3, 13],
             (true, Errno::NETUNREACH) => [3, 0],
             (true, _) => [3, 1],
-            (false, Errno::CONNREFUSED) => [1, 4],
-            (false, Errno::ACCESS | Errno::PERM) => [1, 1],
+            (false, errno) if os::is_closed_port(errno) => [1, 4],
+            (false, errno) if os::is_forbidden(errno) => [1, 1],
             (false, Errno::NETUNREACH) => [1, 0],
             (false, _) => [1, 3],
         };
@@ -435,7 +437,7 @@ impl Nat {
             Some(timer) => timer,
             None => {
                 let timer = Timer::new().map_err(fail)?;
-                port.watch(timer.as_fd(), TIMER, Ready::READ).map_err(fail)?;
+                port.watch(timer.source(), TIMER, Ready::READ).map_err(fail)?;
                 self.timer.insert(timer)
             }
         };
@@ -567,7 +569,7 @@ impl Backend for Nat {
         (self.alarm, self.armed) = (None, None);
         self.forwards.unwatch(port);
         if let Some(timer) = self.timer.take() {
-            port.unwatch(timer.as_fd());
+            port.unwatch(timer.source());
         }
     }
 }

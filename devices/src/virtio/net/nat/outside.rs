@@ -2,11 +2,11 @@
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, Protocol, SocketType, ipproto, sockopt};
 
 use super::super::super::{Error, Reader};
 use super::super::wire::{self, Ip, be16, byte};
@@ -14,7 +14,8 @@ use super::super::{Outgoing, Port};
 use super::datagram::{self, Kind};
 use super::tcp::Key;
 use super::{DNS, IDLE, IDLE_DNS, MAX_DATAGRAMS, Nat, resolver};
-use crate::event::{Ready, Token};
+use crate::event::{self, Ready, Token};
+use crate::os;
 
 /// The longest question that is looked at for names that are known here.
 const MAX_QUESTION: usize = 512;
@@ -49,7 +50,7 @@ fn family(address: IpAddr) -> AddressFamily {
 }
 
 fn socket(family: AddressFamily, kind: SocketType, protocol: Option<Protocol>) -> Result<OwnedFd, Errno> {
-    crate::os::socket(family, kind, protocol)
+    os::socket(family, kind, protocol)
 }
 
 /// Begins a TCP connection.
@@ -58,8 +59,8 @@ pub(super) fn connect(target: SocketAddr) -> Result<OwnedFd, Errno> {
     // Nagle's algorithm ran in the guest already, if it was wanted.
     sockopt::set_tcp_nodelay(&socket, true)?;
     match rustix::net::connect(&socket, &target) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-        Err(errno) => Err(errno),
+        Err(errno) if errno != os::CONNECTING => Err(errno),
+        _ => Ok(socket),
     }
 }
 
@@ -130,7 +131,7 @@ impl Nat {
         kind: Kind,
         key: Key,
         port: &mut Port<'_>,
-    ) -> Result<Result<std::os::fd::BorrowedFd<'_>, Errno>, Error> {
+    ) -> Result<Result<BorrowedFd<'_>, Errno>, Error> {
         let now = Instant::now();
         let is_dns = self.addresses.is_gateway(key.remote.ip());
         let expires = now + if is_dns { IDLE_DNS } else { IDLE };
@@ -161,7 +162,7 @@ impl Nat {
                 }
             }
             let token = self.token();
-            port.watch(socket.as_fd(), token, Ready::READ)
+            port.watch(event::socket(&socket), token, Ready::READ)
                 .map_err(|source| Error::Host { doing: "watching a socket of the guest", source })?;
             self.datagrams.insert(token, datagram::Flow { kind, key, socket, expires, asks: is_dns });
             self.datagrams_by_key.insert((kind, key), token);
@@ -240,7 +241,7 @@ impl Nat {
         let key = Key { guest: SocketAddr::new(ip.src, id), remote: SocketAddr::new(ip.dst, 0) };
         let protocol = ip.protocol;
         let sent = self.datagram_socket(Kind::Echo, key, port)?.and_then(|socket| {
-            match rustix::net::send(socket, &message, SendFlags::DONTWAIT) {
+            match rustix::net::send(socket, &message, os::SEND) {
                 Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS | Errno::MSGSIZE) => Ok(()),
                 Err(errno) => Err(errno),
             }

@@ -23,7 +23,7 @@ pub(super) struct Resolvers {
 }
 
 impl Resolvers {
-    /// Those in `file`, or these.
+    /// These, or those in `file`, or without a file's name those that the system says.
     pub(super) fn new(file: PathBuf, list: Vec<IpAddr>) -> Self {
         Self { file, fixed: !list.is_empty(), list, seen: None, at: 0 }
     }
@@ -32,8 +32,13 @@ impl Resolvers {
     pub(super) fn current(&mut self, now: Instant) -> Option<IpAddr> {
         let is_fresh = self.seen.is_some_and(|(at, _)| now.saturating_duration_since(at) < FRESH);
         if !self.fixed && !is_fresh {
+            let has_file = !self.file.as_os_str().is_empty();
             let changed = std::fs::metadata(&self.file).and_then(|meta| meta.modified()).ok();
-            if self.seen.is_none_or(|(_, before)| before != changed) {
+            if !has_file {
+                let list = crate::os::name_servers();
+                self.at = if list == self.list { self.at } else { 0 };
+                self.list = list;
+            } else if self.seen.is_none_or(|(_, before)| before != changed) {
                 self.list = parse(&std::fs::read_to_string(&self.file).unwrap_or_default());
                 self.at = 0;
             }

@@ -7,16 +7,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
+use rustix::net::{Shutdown, sockopt};
 
 use super::super::super::{Error, Reader};
 use super::super::wire::{ACK, FIN, Link, PSH, RST, SYN, Tcp};
 use super::super::{Delivery, Outgoing, Port, Segments};
-use crate::event::{Ready, Token};
+use crate::event::{self, Ready, Token};
+use crate::os;
 
 /// What the guest may send before it hears of us again.
 const WINDOW: usize = 256 << 10;
@@ -370,7 +371,7 @@ impl Flow {
     fn move_bytes(&mut self, cx: &mut Context<'_, '_>) -> Result<Option<Fate>, Error> {
         while !self.pending.is_empty() {
             let (first, _) = self.pending.as_slices();
-            match rustix::net::send(&self.socket, first, crate::os::NO_SIGNAL | SendFlags::DONTWAIT) {
+            match rustix::net::send(&self.socket, first, os::SEND) {
                 Ok(done) => drop(self.pending.drain(..done.min(self.pending.len()))),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
@@ -389,7 +390,7 @@ impl Flow {
         }
         while self.state == State::Open && self.readable && !self.eof && self.keep.len() < KEEP && !cx.is_full
         {
-            match rustix::net::recv(&self.socket, &mut *cx.scratch, RecvFlags::DONTWAIT) {
+            match rustix::net::recv(&self.socket, &mut *cx.scratch, os::RECEIVE) {
                 Ok((0, _)) => self.eof = true,
                 Ok((count, _)) => self.keep.extend(cx.scratch.get(..count).unwrap_or_default()),
                 Err(Errno::AGAIN) => self.readable = false,
@@ -538,12 +539,12 @@ impl Flow {
         if want == self.watched {
             return Ok(());
         }
-        let fd = self.socket.as_fd();
+        let source = event::socket(&self.socket);
         match (self.watched, want) {
-            (None, Some(want)) => cx.port.watch(fd, self.token, want),
-            (Some(_), Some(want)) => cx.port.rewatch(fd, self.token, want),
+            (None, Some(want)) => cx.port.watch(source, self.token, want),
+            (Some(_), Some(want)) => cx.port.rewatch(source, self.token, want),
             _ => {
-                cx.port.unwatch(fd);
+                cx.port.unwatch(source);
                 Ok(())
             }
         }
@@ -560,7 +561,7 @@ impl Flow {
     /// Stops watching; the socket is closed with the value.
     pub(super) fn close(mut self, port: &mut Port<'_>) {
         if self.watched.take().is_some() {
-            port.unwatch(self.socket.as_fd());
+            port.unwatch(event::socket(&self.socket));
         }
     }
 

@@ -189,10 +189,14 @@ fn a_server_that_does_not_read_makes_the_guest_stop() {
 }
 
 #[test]
-fn a_guest_that_resets_is_seen_as_a_reset_by_the_server_and_the_other_way_round() {
+fn a_guest_that_resets_is_seen_as_a_reset_by_the_server() {
     let (mut guest, mut socket, mut stream) = connected();
     socket.send(&mut guest, RST | ACK, &[]);
     assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_server_that_resets_is_seen_as_a_reset_by_the_guest() {
     let (mut guest, mut socket, stream) = connected();
     socket.send(&mut guest, ACK, b"unread");
     let mut peeked = [0; 6];
@@ -204,7 +208,7 @@ fn a_guest_that_resets_is_seen_as_a_reset_by_the_server_and_the_other_way_round(
 }
 
 #[test]
-fn datagrams_find_their_way_and_a_closed_port_is_said_so() {
+fn datagrams_find_their_way_empty_ones_too() {
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     server.set_read_timeout(Some(TIMEOUT)).unwrap();
     let port = server.local_addr().unwrap().port();
@@ -223,6 +227,14 @@ fn datagrams_find_their_way_and_a_closed_port_is_said_so() {
     // An empty one is one as well.
     guest.send_udp(me, remote, b"");
     assert_eq!(server.recv_from(&mut got).unwrap().0, 0);
+}
+
+#[test]
+fn a_closed_port_of_a_datagram_is_said_so() {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut guest = Guest::new(config(Vec::new()));
+    let (me, remote) = ("10.0.2.15:5000".parse().unwrap(), format!("{OUTSIDE}:{port}").parse().unwrap());
     drop(server);
     guest.send_udp(me, remote, b"anybody?");
     assert_eq!(guest.receive().body()[..2], [3, 3]);
@@ -313,7 +325,12 @@ fn a_published_port_leads_to_the_guest() {
     assert_eq!(got, "page");
     drop(client);
     assert!(socket.read(&mut guest, 1).1);
-    // Where nobody listens in the guest, the client is reset.
+}
+
+#[test]
+fn who_comes_to_a_published_port_where_nobody_listens_in_the_guest_is_reset() {
+    let (listener, port) = server();
+    let mut guest = Guest::new(config(vec![Forward { listener: Listener::Tcp(listener), port: 80 }]));
     let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     let syn = Tcp::read(guest.receive().body()).unwrap();
     let mut socket = Socket::new(80, &format!("10.0.2.2:{}", syn.src));

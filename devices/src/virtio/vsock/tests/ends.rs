@@ -256,6 +256,7 @@ fn what_the_guest_sent_just_before_it_went_off_reaches_the_host() {
     assert_eq!(got, b"last");
 }
 
+#[cfg(unix)]
 /// Connections in every state, on a device with its thread, all dropped at the end.
 fn leave_connections_in_every_state() {
     let folder = tempfile::tempdir().unwrap();
@@ -287,7 +288,7 @@ fn leave_connections_in_every_state() {
         }
     }
     keep.extend((0..3).map(|port| host.dial(port).unwrap()));
-    keep.extend((0..3).map(|_| UnixStream::connect(&path).unwrap()));
+    keep.extend((0..3).map(|_| HostStream::connect(&path).unwrap()));
     (&keep[keep.len() - 1]).write_all(b"CONNECT 9\n").unwrap();
     let requests = |guest: &mut Guest| guest.poll(true).filter(|packet| packet.header.dst_port == 9);
     guest.until("the request by path", requests);
@@ -295,6 +296,7 @@ fn leave_connections_in_every_state() {
     connect(&mut guest, 1);
 }
 
+#[cfg(unix)]
 #[test]
 fn no_descriptor_and_no_thread_is_left_behind() {
     const CHILD: &str = "SERVIN_TEST_VSOCK_DESCRIPTORS";

@@ -2,16 +2,16 @@
 
 mod ends;
 mod guest;
+#[cfg(unix)]
 mod paths;
 mod protocol;
 mod transfer;
 
 use std::io::{self, Read as _};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use self::guest::{CID, Guest};
-use super::{Limits, Vsock, VsockHost};
+use super::{HostStream, Limits, Vsock, VsockHost};
 use crate::testing::Rig;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -38,7 +38,7 @@ fn inline() -> (VsockHost, Guest) {
 }
 
 /// Reads what is there; `Some(0)` at the end.
-fn read_some(stream: &mut UnixStream, into: &mut [u8]) -> Option<usize> {
+fn read_some(stream: &mut HostStream, into: &mut [u8]) -> Option<usize> {
     match stream.read(into) {
         Ok(len) => Some(len),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -47,7 +47,7 @@ fn read_some(stream: &mut UnixStream, into: &mut [u8]) -> Option<usize> {
 }
 
 /// Runs the device until exactly `len` bytes have come out of the stream.
-fn read_exactly(guest: &mut Guest, stream: &mut UnixStream, len: usize) -> Vec<u8> {
+fn read_exactly(guest: &mut Guest, stream: &mut HostStream, len: usize) -> Vec<u8> {
     let mut all = vec![0; len];
     let mut done = 0;
     while done < len {
@@ -58,7 +58,7 @@ fn read_exactly(guest: &mut Guest, stream: &mut UnixStream, len: usize) -> Vec<u
     all
 }
 
-fn expect_end(guest: &mut Guest, stream: &mut UnixStream) {
+fn expect_end(guest: &mut Guest, stream: &mut HostStream) {
     assert_eq!(guest.until("the end of the stream", |_| read_some(stream, &mut [0; 16])), 0);
 }
 

@@ -1,7 +1,7 @@
 //! The host's side by Unix sockets.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::super::packet::Op;
 use super::guest::Sock;

@@ -6,6 +6,7 @@ use super::super::TX;
 use super::super::packet::{HOST_CID, Header, Op};
 use super::guest::Sock;
 use super::*;
+use crate::event::{Poller, Ready};
 
 #[test]
 fn a_guest_connects_and_both_sides_hear_each_other() {
@@ -301,10 +302,12 @@ fn a_guest_without_buffers_is_not_listened_to_for_ever_and_nothing_is_lost() {
 fn a_listener_is_readable_while_a_connection_waits() {
     let (host, mut guest) = inline();
     let listener = host.listen(PORT).unwrap();
-    let readable = || {
-        use rustix::event::{PollFd, PollFlags, poll};
-        poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&rustix::time::Timespec::default())).unwrap()
-            == 1
+    let mut poller = Poller::new().unwrap();
+    poller.watch(listener.source(), 0, Ready::READ).unwrap();
+    let mut readable = || {
+        let mut ready = Vec::new();
+        poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
+        ready.len() == 1
     };
     assert!(!readable());
     assert_eq!(listener.accept(Some(Duration::from_millis(1))).unwrap_err().kind(), io::ErrorKind::TimedOut);

@@ -273,7 +273,7 @@ fn random_traffic_never_reorders_loses_or_invents_a_byte() {
 /// Both ends of a connection, with the bytes that were sent and that arrived.
 struct End {
     sock: Sock,
-    stream: UnixStream,
+    stream: HostStream,
     up: (usize, usize),
     down: (usize, usize),
     alive: bool,
