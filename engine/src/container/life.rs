@@ -105,7 +105,7 @@ pub fn reconcile(store: &Store) -> Result<()> {
         return Ok(());
     }
     let _judging = lock_all(&run)?;
-    let mut living = std::collections::HashSet::new();
+    let (mut living, mut dead) = (std::collections::HashSet::new(), false);
     for entry in fs::read_dir(&run).map_err(|source| Error::io("read", &run, source))? {
         let entry = entry.map_err(|source| Error::io("read", &run, source))?;
         let Some(id) = entry.file_name().to_str().filter(|name| !name.starts_with('.')).map(str::to_owned)
@@ -127,6 +127,7 @@ pub fn reconcile(store: &Store) -> Result<()> {
             bury(store, record, true)?;
         }
         remove_tree(&entry.path())?;
+        dead = true;
     }
     // Rows without a directory: the machine went down between the two, or a removal was cut.
     for record in store.containers().living()? {
@@ -134,7 +135,8 @@ pub fn reconcile(store: &Store) -> Result<()> {
             bury(store, record, false)?;
         }
     }
-    Ok(())
+    // One that was killed while it made a volume left a directory that no row speaks of.
+    if dead { Volumes::new(store).clean() } else { Ok(()) }
 }
 
 /// Ends the row of a container that has no monitor.

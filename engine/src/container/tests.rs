@@ -119,6 +119,21 @@ fn rows_without_a_directory_are_brought_to_their_end() {
 }
 
 #[test]
+fn a_directory_of_a_volume_that_no_row_speaks_of_goes_with_the_monitor_that_made_it() {
+    let (dir, store) = open();
+    crate::volume::Volumes::new(&store).create(Some("kept"), &std::collections::BTreeMap::new()).unwrap();
+    let half = dir.path().join("volumes").join("0".repeat(64));
+    std::fs::create_dir_all(half.join("_data")).unwrap();
+    let victim = record(&store, "victim", State::Created, false);
+    reconcile(&store).unwrap();
+    assert!(half.exists(), "nobody was killed");
+    drop(RunDir::create(store.root(), &victim.id).unwrap());
+    reconcile(&store).unwrap();
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("volumes")).unwrap().flatten().collect();
+    assert!(left.len() == 1 && left[0].file_name() == "kept", "{left:?}");
+}
+
+#[test]
 fn a_removed_run_directory_leaves_nothing() {
     let (dir, store) = open();
     let run = RunDir::create(store.root(), "0123").unwrap();

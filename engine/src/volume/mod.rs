@@ -353,7 +353,7 @@ impl<'a> Volumes<'a> {
     }
 
     /// Removes the files of volumes that are gone, those of commands that were killed meanwhile too.
-    fn clean(&self) -> Result<()> {
+    pub(crate) fn clean(&self) -> Result<()> {
         let root = self.dir();
         let fail = |source| Error::io("remove", &root, source);
         let dir = match open_dir(&root) {
