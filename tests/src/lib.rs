@@ -11,4 +11,5 @@ pub mod machine;
 pub mod packages;
 pub mod registry;
 pub mod source;
+pub mod stuck;
 pub mod tree;

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use rustix::{pty, termios};
 
+use crate::stuck;
+
 /// The longest that one command may take, on the slowest host there is.
 pub const DEADLINE: Duration = Duration::from_secs(300);
 
@@ -291,6 +293,7 @@ impl Running {
             match self.stdout.recv_timeout(self.left()) {
                 Ok(more) => self.seen.extend(more),
                 Err(error) => {
+                    println!("{}", stuck::report(self.child.id()));
                     let _ = self.child.kill();
                     let stderr: Vec<u8> = self.stderr.iter().flatten().collect();
                     panic!(
@@ -337,6 +340,7 @@ impl Running {
                 break status;
             }
             if self.left().is_zero() {
+                println!("{}", stuck::report(self.child.id()));
                 let _ = self.child.kill();
                 stdout.extend(self.stdout.try_iter().flatten());
                 stderr.extend(self.stderr.try_iter().flatten());
