@@ -16,14 +16,14 @@ const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
 
 /// The paravirtual features of KVM (`KVM_CPUID_FEATURES`).
 const KVM_FEATURES: u32 = 0x4000_0001;
-/// What needs hypercalls or asynchronous page faults: hangs on `kvm_pvm`.
-const HYPERCALL_FEATURES: u32 = (1 << 4)    // async page faults
-    | (1 << 7)    // PV unhalt: kicks a CPU by hypercall
+/// What tells the guest that a page of it is not there yet, and later that it is. A machine that is saved in between would
+/// wait for the second word for ever in whatever continues it; and each costs the boot exits.
+const ASYNC_PAGE_FAULTS: u32 = (1 << 4) | (1 << 10) | (1 << 14);
+/// What needs hypercalls: hangs on `kvm_pvm`.
+const HYPERCALL_FEATURES: u32 = (1 << 7)    // PV unhalt: kicks a CPU by hypercall
     | (1 << 9)    // PV TLB flush
-    | (1 << 10)   // async page faults as VM exits
     | (1 << 11)   // PV IPI
     | (1 << 13)   // scheduler yield
-    | (1 << 14)   // async page faults by interrupt
     | (1 << 16); // GPA range hypercall
 
 /// CPUID of vCPU `index` of `cpus`.
@@ -47,7 +47,10 @@ pub(super) fn for_vcpu(supported: &CpuId, index: u8, cpus: u8, emulates_kernel: 
             4 => share_cache(entry, 26, count),
             // Extended topology: a thread level, then a core level.
             leaf if TOPOLOGY.contains(&leaf) => topology(entry, apic_id, count, bits),
-            KVM_FEATURES if emulates_kernel => entry.eax &= !HYPERCALL_FEATURES,
+            KVM_FEATURES => {
+                let withheld = if emulates_kernel { HYPERCALL_FEATURES } else { 0 };
+                entry.eax &= !(withheld | ASYNC_PAGE_FAULTS);
+            }
             // AMD: number of threads, and the width of the APIC number.
             0x8000_0008 => entry.ecx = (bits << 12) | (count - 1),
             // AMD caches, as leaf 4.
@@ -178,9 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn features_that_need_hypercalls_are_withheld_where_the_kernel_is_emulated() {
+    fn features_that_a_saved_machine_cannot_keep_or_an_emulated_kernel_cannot_use_are_withheld() {
         let supported = CpuId::from_entries(&[entry(KVM_FEATURES, 0)]).unwrap();
-        assert_eq!(find(&for_vcpu(&supported, 0, 1, true), KVM_FEATURES, 0).eax & (1 << 7 | 1 << 11), 0);
-        assert_eq!(find(&for_vcpu(&supported, 0, 1, false), KVM_FEATURES, 0).eax, !0);
+        let emulated = find(&for_vcpu(&supported, 0, 1, true), KVM_FEATURES, 0).eax;
+        assert_eq!(emulated & (1 << 7 | 1 << 11 | 1 << 14), 0);
+        let real = find(&for_vcpu(&supported, 0, 1, false), KVM_FEATURES, 0).eax;
+        assert_eq!(!real, 1 << 4 | 1 << 10 | 1 << 14);
     }
 }
