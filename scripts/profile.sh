@@ -15,7 +15,7 @@ mkdir -p "$out"
 gcc -O2 -Wall -shared -fPIC -o "$out/count.so" benches/profile/count.c || exit 1
 strip -o "$out/servin" "$servin" || exit 1
 # A call that nothing else makes in between marks where a count ends.
-symbols=$(tests/nested/run.sh -- grep -wE '__x64_sys_sethostname|fpu_swap_kvm_fpstate|svm_handle_exit' /proc/kallsyms) || exit 1
+symbols=$(tests/nested/run.sh -- grep -wE '__x64_sys_sethostname|fpu_swap_kvm_fpstate' /proc/kallsyms) || exit 1
 address() { awk -v name="$1" '$3 == name { print "0x" $1 }'; }
 marker=$(address __x64_sys_sethostname <<<"$symbols")
 # KVM_RUN takes the guest's registers of floating point first, and the guest's kernel starts no other program than PID 1.
@@ -24,7 +24,7 @@ kvm_run=$(address fpu_swap_kvm_fpstate <<<"$symbols")
 steps=step=$kvm_run,step=$(address kernel_execve <"$map")
 # What the guest's kernel calls, one by one, and how much of that is its own and how many exits.
 ranges=$(benches/profile/boot.py --ranges "$map") || exit 1
-steps+=,trace=$kvm_run,$ranges,own=$(address _text <"$map")-$(address _end <"$map"),exit=$(address svm_handle_exit <<<"$symbols")
+steps+=,trace=$kvm_run,$ranges,own=$(address _text <"$map")-$(address _end <"$map")
 cat >"$out/inside.sh" <<'INSIDE'
 export SERVIN_DATA_ROOT=/tmp/data SERVIN_GUEST_DIR=/guest
 cat /proc/kallsyms >/out/kallsyms

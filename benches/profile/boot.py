@@ -147,7 +147,7 @@ def main():
     whole = moments[-1][1]
     whole = Cost(whole.instructions - moments[0][1].instructions, whole.own - moments[0][1].own, whole.exits - moments[0][1].exits)
     if not whole.exits:
-        sys.exit("no exit was counted: is the function that handles them another one now?")
+        sys.exit("no entry of a machine was counted: the nested host is no AMD processor any more")
     least = 0 if everything else whole.instructions / 500
 
     rows = [("everything", whole), ("all initcalls", sum((cost for *_, cost in calls), Cost()))]

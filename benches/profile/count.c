@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // A plugin for QEMU's TCG that counts how often each block of instructions ran, for scripts/profile.sh.
 //
-//   -plugin file=count.so,out=PATH,marker=ADDRESS[,step=ADDRESS...][,trace=FIRST[-LAST]...][,own=FIRST-LAST][,exit=ADDRESS]
+//   -plugin file=count.so,out=PATH,marker=ADDRESS[,step=ADDRESS...][,trace=FIRST[-LAST]...][,own=FIRST-LAST]
 //
 // A block is known by its virtual address, where its first page lies in QEMU's memory (so that host, guest and
 // processes are told apart), and its number of instructions. Whenever ADDRESS is executed, and at the end, everything
@@ -10,7 +10,7 @@
 //
 // A block that begins at FIRST or behind it and before LAST (at FIRST alone, without LAST) is traced: a line in PATH.N.trace, N the next mark, for each
 // time that it ran: address, and how many instructions ran before it, how many of those in blocks of the range `own`,
-// and how often the block at `exit` did. A call that a traced function makes lies between two such lines.
+// and how often a machine was entered (AMD's VMRUN). A call that a traced function makes lies between two such lines.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +26,8 @@ void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugi
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
+size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
 void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
 void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, int, void *, uint64_t);
 void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, void (*)(unsigned, void *), int, void *);
@@ -44,7 +46,7 @@ struct range {
 };
 
 struct moment {
-    uint64_t address, instructions, own, exits;
+    uint64_t address, instructions, own, entries;
 };
 
 enum { BITS = 18, STEPS = 8, RANGES = 32 };
@@ -55,7 +57,6 @@ static size_t step_count;
 static int marks, stepped[STEPS];
 static struct range ranges[RANGES], own;
 static size_t range_count;
-static uint64_t exit_address;
 static struct moment now, *moments;
 static size_t moment_count, moment_room;
 
@@ -91,7 +92,7 @@ static void dump_moments(const char *path)
     if (!file)
         return;
     for (struct moment *m = moments; m < moments + moment_count; m++)
-        fprintf(file, "%lx %lu %lu %lu\n", m->address, m->instructions, m->own, m->exits);
+        fprintf(file, "%lx %lu %lu %lu\n", m->address, m->instructions, m->own, m->entries);
     fclose(file);
     moment_count = 0;
 }
@@ -135,6 +136,11 @@ static void traced(unsigned cpu, void *address)
 
 static int within(struct range range, uint64_t address) { return address >= range.first && address < range.last; }
 
+static int is_vmrun(const struct qemu_plugin_insn *insn)
+{
+    return qemu_plugin_insn_size(insn) == 3 && !memcmp(qemu_plugin_insn_data(insn), "\x0f\x01\xd8", 3);
+}
+
 static void trace(struct qemu_plugin_tb *tb, uint64_t address)
 {
     for (size_t i = 0; i < range_count; i++)
@@ -143,8 +149,9 @@ static void trace(struct qemu_plugin_tb *tb, uint64_t address)
     qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &now.instructions, qemu_plugin_tb_n_insns(tb));
     if (within(own, address))
         qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &now.own, qemu_plugin_tb_n_insns(tb));
-    if (exit_address && address == exit_address)
-        qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &now.exits, 1);
+    for (size_t i = 0; i < qemu_plugin_tb_n_insns(tb); i++)
+        if (is_vmrun(qemu_plugin_tb_get_insn(tb, i)))
+            qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &now.entries, 1);
 }
 
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
@@ -182,8 +189,6 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
             ranges[range_count++] = parse(argv[i] + 6);
         if (!strncmp(argv[i], "own=", 4))
             own = parse(argv[i] + 4);
-        if (!strncmp(argv[i], "exit=", 5))
-            exit_address = strtoull(argv[i] + 5, NULL, 0);
     }
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
     qemu_plugin_register_atexit_cb(id, ended, NULL);
