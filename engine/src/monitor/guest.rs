@@ -125,7 +125,8 @@ impl<M: Machine, R: Record> Session<M, R> {
                 }
             }
             GuestMessage::Ready => self.on_ready(),
-            GuestMessage::Synced { .. } => {}
+            // Nobody here asks for networks yet.
+            GuestMessage::Synced { .. } | GuestMessage::Networked { .. } => {}
             GuestMessage::Started { id, .. } => {
                 let Some(program) = self.programs.get_mut(&id) else { return };
                 program.started = true;

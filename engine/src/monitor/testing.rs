@@ -171,6 +171,9 @@ fn serve(shared: &Arc<Shared>, mut control: UnixStream) {
                     let message = if shared.restless.load(Ordering::Relaxed) { "stop" } else { "" };
                     shared.say(&GuestMessage::Frozen { errno: 0, message: message.into() });
                 }
+                HostMessage::Networks(_) => {
+                    shared.say(&GuestMessage::Networked { errno: 0, message: String::new() });
+                }
                 HostMessage::Shutdown => {
                     shared.note("shutdown");
                     *shared.ended.lock().unwrap() = Some(Ended::Off);

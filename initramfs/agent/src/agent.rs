@@ -271,6 +271,10 @@ impl Agent {
                 let (errno, message) = answer(self.freeze(frozen));
                 Ok(self.control.queue(&GuestMessage::Frozen { errno, message })?)
             }
+            HostMessage::Networks(_) => {
+                let (errno, message) = answer(Err(Errno::NOSYS).doing("change the networks"));
+                Ok(self.control.queue(&GuestMessage::Networked { errno, message })?)
+            }
             HostMessage::Observe { token, subject } => {
                 // Where /proc cannot be read there is nothing to tell.
                 let (text, cut) = match subject {
