@@ -120,6 +120,9 @@ impl Network {
         gateway_mac: Some([2, 0x53, 0x56, 0, 0, 1]),
     };
 
+    /// The address on the wire that the card has by itself.
+    pub const CARD: [u8; 6] = [2, 0x53, 0x56, 0, 0, 0x15];
+
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
         let network = Self {
             mac: r.option("network.mac", array)?,

@@ -127,7 +127,7 @@ impl<'a> Port<'a> {
         let mut header = Header { num_buffers: 1, ..Header::default() };
         let mut changed = self.only.filter(|_| is_for_group(frame.head)).map(|mac| {
             let mut head = frame.head.to_vec();
-            head.splice(..head.len().min(mac.0.len()), mac.0);
+            head.iter_mut().zip(mac.0).for_each(|(place, byte)| *place = byte);
             head
         });
         if let Some((start, offset)) = frame.checksum {

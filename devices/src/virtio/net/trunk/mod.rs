@@ -63,10 +63,8 @@ impl Trunk {
     /// The system has no descriptor left.
     pub fn new(first: Option<Wire>) -> io::Result<(Self, Plug)> {
         let offloads = first.as_ref().map_or(super::nat::OFFLOADS, |wire| wire.backend.offloads());
-        let mut wires = Wires::default();
-        if let Some(place) = wires.list.first_mut() {
-            *place = first;
-        }
+        let mut wires = Wires { list: vec![first], has_first_only: false };
+        wires.list.resize_with(MOST, || None);
         wires.count();
         let shared = Arc::new(Shared::new(wires, offloads)?);
         Ok((Self { shared: Arc::clone(&shared), wires: Wires::default() }, Plug::new(shared)))
@@ -93,7 +91,7 @@ impl Drop for Trunk {
 /// The networks, by their numbers.
 #[derive(Debug, Default)]
 struct Wires {
-    list: [Option<Wire>; MOST],
+    list: Vec<Option<Wire>>,
     /// There is number 0 and no other.
     has_first_only: bool,
 }
@@ -127,7 +125,7 @@ impl Wires {
         port: &mut Port<'_>,
         mut call: impl FnMut(&mut dyn Backend, &mut Port<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let count = if self.has_first_only { 1 } else { MOST };
+        let count = if self.has_first_only { 1 } else { self.list.len() };
         for number in 0..count {
             self.call(number, port, &mut call)?;
         }

@@ -60,8 +60,17 @@ impl Plug {
         if wire.backend.offloads() != self.shared.offloads {
             return Err(Refused::Offloads);
         }
+        self.connect_within(PATIENCE, number, wire)
+    }
+
+    pub(super) fn connect_within(
+        &self,
+        patience: Duration,
+        number: usize,
+        wire: Wire,
+    ) -> Result<(), Refused> {
         let (id, answer) = self.order(number, Some(wire));
-        match answer.recv_timeout(PATIENCE) {
+        match answer.recv_timeout(patience) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Disconnected) => Err(Refused::Gone),
             Err(RecvTimeoutError::Timeout) => {
@@ -82,7 +91,11 @@ impl Plug {
     }
 
     /// Has it done, here if no driver runs. Gives the order's number, and what tells of it.
-    fn order(&self, number: usize, wire: Option<Wire>) -> (u64, Receiver<Result<(), Refused>>) {
+    pub(in super::super) fn order(
+        &self,
+        number: usize,
+        wire: Option<Wire>,
+    ) -> (u64, Receiver<Result<(), Refused>>) {
         let (answer, done) = channel();
         let id = self.shared.orders.fetch_add(1, Ordering::Relaxed);
         let order = Order { id, number, wire, answer };
