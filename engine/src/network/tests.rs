@@ -244,7 +244,7 @@ fn a_container_is_made_on_several_networks_or_on_none() {
     };
     assert!(refused(&["one", "other"], &|_| ()).contains("no such network: other"));
     let clash = refused(&["like-bridge", "bridge"], &|_| ());
-    assert!(clash.contains("bridge and like-bridge") && clash.contains("10.0.0.0/16"), "{clash}");
+    assert!(clash.contains("like-bridge and bridge") && clash.contains("10.0.0.0/16"), "{clash}");
     let same = refused(&["one", "two"], &|asked| {
         asked.attachments.iter_mut().for_each(|one| one.mac = Some([2, 0, 0, 0, 0, 7]));
     });
