@@ -204,3 +204,90 @@ impl Card {
         Ok(Wire { mac: end.mac, backend })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::super::{Attachment, Place, Protocol};
+    use super::*;
+
+    const A: &str = "networks/a/02:42:0a:07:00:02";
+    const B: &str = "networks/b/02:42:0a:08:00:02";
+
+    fn shared(number: u8, name: &str, subnet: &str, internal: bool) -> Attachment {
+        let place = Place { network: name.into(), internal, ..Place::of_test(subnet) };
+        Attachment { number, place: Some(place), ..Attachment::new(Mode::Shared(name.into())) }
+    }
+
+    fn on(attachments: &[Attachment]) -> Networking {
+        Networking { attachments: attachments.to_vec(), ..Networking::none() }
+    }
+
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            std::fs::create_dir_all(root.path().join("networks").join(name)).unwrap();
+            std::fs::write(root.path().join("networks").join(name).join(switch::MEMBERS), "").unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn a_card_comes_to_networks_and_leaves_them_and_the_others_are_not_touched() {
+        let root = root();
+        let inode =
+            |path: &str| std::fs::symlink_metadata(root.path().join(path)).ok().map(|meta| meta.ino());
+        let (a, b) = (shared(0, "a", "10.7.0.0/24", false), shared(1, "b", "10.8.0.0/24", false));
+        let mut card = Card::new(Vec::new(), root.path());
+        card.plug(&on(&[a.clone()]));
+        let (device, plug) = card.device().unwrap();
+        let first = inode(A);
+        assert!(first.is_some() && inode(B).is_none());
+        card.rewire(&on(&[a.clone(), b.clone()]), &[], plug.as_ref()).unwrap();
+        assert!(inode(A) == first && inode(B).is_some());
+        // Another one has its address on the wire: that is refused, and the way back is another move.
+        let mut same = shared(2, "b", "10.8.0.0/24", false);
+        same.place.as_mut().unwrap().mac = [2, 0x42, 10, 7, 0, 2];
+        let refused = card.rewire(&on(&[a.clone(), same]), &[], plug.as_ref()).unwrap_err();
+        assert!(refused.contains("02:42:0a:07:00:02"), "{refused}");
+        card.rewire(&on(&[a, b.clone()]), &[], plug.as_ref()).unwrap();
+        assert!(inode(A) == first && inode(B).is_some());
+        card.rewire(&on(&[b.clone()]), &[], plug.as_ref()).unwrap();
+        assert!(inode(A).is_none() && inode(B).is_some());
+        // The next machine has what there is now.
+        drop((device, plug));
+        assert!(inode(B).is_none());
+        let (_device, plug) = card.device().unwrap();
+        assert!(inode(A).is_none() && inode(B).is_some());
+        card.rewire(&on(&[]), &[], plug.as_ref()).unwrap();
+        assert!(inode(B).is_none());
+    }
+
+    #[test]
+    fn published_ports_go_with_the_network_that_leads_out() {
+        let root = root();
+        let wanted =
+            [Publish { ip: Some([127, 0, 0, 1].into()), host: (0, 0), guest: 80, protocol: Protocol::Tcp }];
+        let (inner, outer) = (shared(0, "a", "10.7.0.0/24", true), shared(1, "b", "10.8.0.0/24", false));
+        let own = Attachment { number: 2, ..Attachment::default() };
+        let mut card = Card::new(bind(&wanted).unwrap(), root.path());
+        let all = on(&[inner.clone(), outer, own.clone()]);
+        card.plug(&all);
+        let publishing = |card: &Card| {
+            card.ends.iter().filter(|end| end.publishes).map(|end| end.number).collect::<Vec<_>>()
+        };
+        assert_eq!(publishing(&card), [1]);
+        let (_device, plug) = card.device().unwrap();
+        let ports = card.rewire(&all, &wanted, plug.as_ref()).unwrap();
+        // They stay the same ports.
+        assert_eq!(card.rewire(&on(&[inner.clone(), own]), &wanted, plug.as_ref()).unwrap(), ports);
+        assert_eq!(publishing(&card), [2]);
+        let at = (std::net::Ipv4Addr::LOCALHOST, ports[0].host);
+        assert!(std::net::TcpListener::bind(at).is_err());
+        // From where nothing leads out there are none, and nobody is kept waiting.
+        assert_eq!(card.rewire(&on(&[inner]), &[], plug.as_ref()).unwrap(), []);
+        assert!(publishing(&card).is_empty() && !card.publishes());
+        std::net::TcpListener::bind(at).unwrap();
+    }
+}

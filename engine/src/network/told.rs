@@ -2,7 +2,7 @@
 
 use servin_init::proto::{Card, Configure, Network, Networks};
 
-use super::attachment::{Attachment, MAC};
+use super::attachment::Attachment;
 use super::networking::Networking;
 use super::ports::Publish;
 
@@ -53,15 +53,62 @@ impl NetworkPlan {
 
     /// The guest's interfaces.
     fn cards(&self) -> Vec<Card> {
-        let card = |one: &Attachment| {
-            let network = self.networking.network(one);
-            Card {
-                number: one.number,
-                // Whatever the card was called before.
-                network: Network { mac: network.mac.or(Some(MAC.0)), ..network },
-                leads_out: self.networking.is_primary(one),
-            }
+        let card = |one: &Attachment| Card {
+            number: one.number,
+            network: self.networking.network(one),
+            leads_out: self.networking.is_primary(one),
         };
         self.networking.attachments.iter().map(card).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Mode, Place};
+    use super::*;
+
+    fn plan(attachments: Vec<Attachment>) -> NetworkPlan {
+        let networking = Networking { attachments, ..Networking::none() };
+        NetworkPlan { networking, hosts: b"hosts".to_vec(), ..NetworkPlan::default() }
+    }
+
+    fn shared(number: u8) -> Attachment {
+        let place = Some(Place::of_test("10.7.0.0/24"));
+        Attachment { number, place, ..Attachment::new(Mode::Shared("net".into())) }
+    }
+
+    fn told(plan: &NetworkPlan) -> (Option<Network>, Option<Vec<(u8, bool)>>) {
+        let mut configure = Configure::default();
+        plan.tell(&mut configure);
+        assert_eq!(configure.hosts.as_deref(), Some(&b"hosts"[..]));
+        let cards = |networks: Networks| {
+            networks.cards.iter().map(|card| (card.number, card.leads_out)).collect::<Vec<_>>()
+        };
+        (configure.network, configure.networks.map(cards))
+    }
+
+    #[test]
+    fn a_guest_is_told_as_little_as_it_needs_at_its_start() {
+        assert_eq!(told(&plan(Vec::new())), (None, None));
+        assert_eq!(told(&plan(vec![Attachment::default()])), (None, None));
+        let (network, all) = told(&plan(vec![shared(0)]));
+        assert_eq!((network.map(|network| network.address), all), (Some([10, 7, 0, 2]), None));
+        // A saved guest has it at its number still.
+        assert_eq!(told(&plan(vec![shared(3)])), (None, Some(vec![(3, true)])));
+        let both = plan(vec![Attachment::default(), shared(1)]);
+        assert_eq!(told(&both), (None, Some(vec![(0, true), (1, false)])));
+    }
+
+    #[test]
+    fn a_guest_that_runs_gets_the_files_that_are_others_than_before() {
+        let before = plan(vec![Attachment::default()]);
+        let mut after = plan(vec![Attachment::default(), shared(1)]);
+        let moved = after.moved(&before);
+        assert_eq!((moved.cards.len(), &moved.hosts, &moved.resolv_conf), (2, &None, &None));
+        // The network that was there is to it what it was.
+        assert_eq!(moved.cards[0].network, Network::OWN);
+        (after.hosts, after.resolv_conf) = (b"more".to_vec(), Some(b"nameserver".to_vec()));
+        let moved = after.moved(&before);
+        assert_eq!((moved.hosts, moved.resolv_conf), (Some(b"more".to_vec()), Some(b"nameserver".to_vec())));
     }
 }
