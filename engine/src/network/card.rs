@@ -212,16 +212,16 @@ mod tests {
     use super::super::{Attachment, Place, Protocol};
     use super::*;
 
-    const A: &str = "networks/a/02:42:0a:07:00:02";
-    const B: &str = "networks/b/02:42:0a:08:00:02";
+    const A: &str = "networks/a/02420a070002";
+    const B: &str = "networks/b/02420a080002";
 
     fn shared(number: u8, name: &str, subnet: &str, internal: bool) -> Attachment {
         let place = Place { network: name.into(), internal, ..Place::of_test(subnet) };
         Attachment { number, place: Some(place), ..Attachment::new(Mode::Shared(name.into())) }
     }
 
-    fn on(attachments: &[Attachment]) -> Networking {
-        Networking { attachments: attachments.to_vec(), ..Networking::none() }
+    fn on(attachments: &[&Attachment]) -> Networking {
+        Networking { attachments: attachments.iter().copied().cloned().collect(), ..Networking::none() }
     }
 
     fn root() -> tempfile::TempDir {
@@ -240,20 +240,20 @@ mod tests {
             |path: &str| std::fs::symlink_metadata(root.path().join(path)).ok().map(|meta| meta.ino());
         let (a, b) = (shared(0, "a", "10.7.0.0/24", false), shared(1, "b", "10.8.0.0/24", false));
         let mut card = Card::new(Vec::new(), root.path());
-        card.plug(&on(&[a.clone()]));
+        card.plug(&on(&[&a]));
         let (device, plug) = card.device().unwrap();
         let first = inode(A);
         assert!(first.is_some() && inode(B).is_none());
-        card.rewire(&on(&[a.clone(), b.clone()]), &[], plug.as_ref()).unwrap();
+        card.rewire(&on(&[&a, &b]), &[], plug.as_ref()).unwrap();
         assert!(inode(A) == first && inode(B).is_some());
         // Another one has its address on the wire: that is refused, and the way back is another move.
         let mut same = shared(2, "b", "10.8.0.0/24", false);
         same.place.as_mut().unwrap().mac = [2, 0x42, 10, 7, 0, 2];
-        let refused = card.rewire(&on(&[a.clone(), same]), &[], plug.as_ref()).unwrap_err();
+        let refused = card.rewire(&on(&[&a, &same]), &[], plug.as_ref()).unwrap_err();
         assert!(refused.contains("02:42:0a:07:00:02"), "{refused}");
-        card.rewire(&on(&[a, b.clone()]), &[], plug.as_ref()).unwrap();
+        card.rewire(&on(&[&a, &b]), &[], plug.as_ref()).unwrap();
         assert!(inode(A) == first && inode(B).is_some());
-        card.rewire(&on(&[b.clone()]), &[], plug.as_ref()).unwrap();
+        card.rewire(&on(&[&b]), &[], plug.as_ref()).unwrap();
         assert!(inode(A).is_none() && inode(B).is_some());
         // The next machine has what there is now.
         drop((device, plug));
@@ -272,7 +272,7 @@ mod tests {
         let (inner, outer) = (shared(0, "a", "10.7.0.0/24", true), shared(1, "b", "10.8.0.0/24", false));
         let own = Attachment { number: 2, ..Attachment::default() };
         let mut card = Card::new(bind(&wanted).unwrap(), root.path());
-        let all = on(&[inner.clone(), outer, own.clone()]);
+        let all = on(&[&inner, &outer, &own]);
         card.plug(&all);
         let publishing = |card: &Card| {
             card.ends.iter().filter(|end| end.publishes).map(|end| end.number).collect::<Vec<_>>()
@@ -281,12 +281,12 @@ mod tests {
         let (_device, plug) = card.device().unwrap();
         let ports = card.rewire(&all, &wanted, plug.as_ref()).unwrap();
         // They stay the same ports.
-        assert_eq!(card.rewire(&on(&[inner.clone(), own]), &wanted, plug.as_ref()).unwrap(), ports);
+        assert_eq!(card.rewire(&on(&[&inner, &own]), &wanted, plug.as_ref()).unwrap(), ports);
         assert_eq!(publishing(&card), [2]);
         let at = (std::net::Ipv4Addr::LOCALHOST, ports[0].host);
         assert!(std::net::TcpListener::bind(at).is_err());
         // From where nothing leads out there are none, and nobody is kept waiting.
-        assert_eq!(card.rewire(&on(&[inner]), &[], plug.as_ref()).unwrap(), []);
+        assert_eq!(card.rewire(&on(&[&inner]), &[], plug.as_ref()).unwrap(), []);
         assert!(publishing(&card).is_empty() && !card.publishes());
         std::net::TcpListener::bind(at).unwrap();
     }
