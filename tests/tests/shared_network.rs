@@ -275,6 +275,9 @@ fn a_container_whose_monitor_was_killed_is_found_again_when_it_starts_again() {
         start(&servin, name, &["--network", "net"]);
     }
     until(&servin, "one", "ping -c 1 -W 5 two");
+    // What it came to while it ran, it is on when it starts again.
+    servin.go(&["network", "create", "more"]);
+    servin.go(&["network", "connect", "more", "two"]).expect(0, "");
     let pid = servin.go(&["inspect", "--format", "{{.State.Pid}}", "two"]).text();
     let killed = Command::new("kill").args(["-9", pid.trim()]).status();
     assert!(killed.is_ok_and(|status| status.success()));
@@ -284,8 +287,12 @@ fn a_container_whose_monitor_was_killed_is_found_again_when_it_starts_again() {
     }
     let gone = servin.go(&["exec", "one", "sh", "-c", "ping -c 1 -W 2 two"]);
     assert!(gone.code != Some(0), "{gone:?}");
+    servin.go(&["ps", "-a", "--filter", "name=two", "--format", "{{.Networks}}"]).expect(0, "net,more\n");
     servin.go(&["start", "two"]).expect(0, "two\n");
     until(&servin, "one", "ping -c 1 -W 5 two");
+    servin.go(&["network", "connect", "more", "one"]).expect(0, "");
+    servin.go(&["network", "disconnect", "net", "one"]).expect(0, "");
+    until(&servin, "two", "ping -c 1 -W 5 one");
     servin.go(&["rm", "-f", "one", "two"]).expect(0, "one\ntwo\n");
 }
 
@@ -320,6 +327,14 @@ fn containers_of_a_network_with_ipv6_reach_each_other_by_it() {
     let routes = servin.go(&["exec", "two", "ip", "-6", "route", "show", "default"]).text();
     assert!(routes.starts_with("default via fd00:90:6:1::1 ") && routes.lines().count() == 1, "{routes}");
     until(&servin, "two", "ping -6 -c 1 -W 5 fd00:90:6:1::1");
+    // One that comes from a network of its own while it runs has IPv6 there, and leads out as before.
+    start(&servin, "three", &[]);
+    servin.go(&["network", "connect", "six", "three"]).expect(0, "");
+    assert!(until(&servin, "three", "ping -6 -c 1 -W 5 db").contains("(fd00:90:6:1::3)"));
+    until(&servin, "one", "ping -6 -c 1 -W 5 three");
+    let routes = servin.go(&["exec", "three", "ip", "-6", "route", "show", "default"]).text();
+    assert!(routes.starts_with("default via fd53:7276:696e::2 ") && routes.lines().count() == 1, "{routes}");
+    servin.go(&["rm", "-f", "three"]).expect(0, "three\n");
     // Who is gone is not found.
     servin.go(&["rm", "-f", "two"]).expect(0, "two\n");
     let gone = servin.go(&["exec", "one", "sh", "-c", "ping -6 -c 1 -W 2 fd00:90:6:1::3 || echo gone"]);
