@@ -11,6 +11,7 @@ use super::attachment::{Attachment, Mode};
 use super::members::{Member, Place, members};
 use super::networking::Networking;
 use super::shared::{Networks, UserNetwork, database, find, is_built_in};
+use super::six::V6;
 use super::{NetworkError, Subnet};
 use crate::container::{Config, RunDir, short};
 use crate::store::Record;
@@ -62,6 +63,13 @@ fn own_subnet() -> Option<Subnet> {
     format!("{a}.{b}.{c}.0/{}", Network::OWN.prefix).parse().ok()
 }
 
+/// Whether a network has the IPv6 addresses by which the other one, which has none itself, may lead out.
+fn takes_own_v6(one: &Attachment, other: &Attachment) -> bool {
+    let v6 = |one: &Attachment| one.place.as_ref().and_then(|place| place.v6);
+    let is_own = |v6: V6| Network::OWN.v6.is_some_and(|own| v6.subnet.has_host(own.gateway.into()));
+    v6(one).is_some_and(is_own) && v6(other).is_none()
+}
+
 /// Refuses a network whose addresses another one of the container's has: its guest would not know which is meant.
 fn must_differ(networking: &Networking, own: usize) -> Result<(), NetworkError> {
     let Some(new) = networking.attachments.get(own) else { return Ok(()) };
@@ -76,6 +84,11 @@ fn must_differ(networking: &Networking, own: usize) -> Result<(), NetworkError> 
         if ours.overlaps(theirs) {
             let what = format!("its addresses {ours} are those of {with}, too ({theirs})");
             return Err(NetworkError::Clash { network, with, what });
+        }
+        if takes_own_v6(new, other) || takes_own_v6(other, new) {
+            let what =
+                "the IPv6 addresses of one are those that networks without IPv6 have towards their gateways";
+            return Err(NetworkError::Clash { network, with, what: what.into() });
         }
         if new.mac() == other.mac() {
             let what = format!("both would have the address {} on the wire", new.mac());

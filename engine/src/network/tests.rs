@@ -325,6 +325,12 @@ fn a_network_with_ipv6_has_a_subnet_of_it_and_its_members_addresses_there() {
             gateway
         })
     );
+    // Those that lead out of networks without IPv6 are no network's beside such.
+    let fixed = NewNetwork { subnet: None, ..new("fixed", Some("fd53:7276:696e::/64"), None) };
+    networks.create(&fixed).unwrap();
+    let refused = error(container::create(&store, &request("c", on_all(&["bridge", "fixed"]))));
+    assert!(refused.contains("bridge and fixed") || refused.contains("fixed and bridge"), "{refused}");
+    container::create(&store, &request("c", on_all(&["six", "fixed"]))).unwrap();
     // Where there is none, the container has that towards its own gateway alone.
     make(&store, "four", Some("10.8.0.0/24"));
     let b = container(&store, "b", "four");
