@@ -428,14 +428,22 @@ impl Rig {
                 return used;
             }
             assert!(start.elapsed() < DEADLINE, "the device gave nothing back on queue {queue}");
-            if self.threaded {
-                // The ring was looked at after `edges` was read: a later completion raises another edge.
-                let guard = self.line.edges.lock().unwrap();
-                let step = Duration::from_millis(200);
-                drop(self.line.raised.wait_timeout_while(guard, step, |now| *now == edges).unwrap());
-            } else {
-                self.transport.turn(Duration::from_millis(20)).unwrap();
-            }
+            self.wait(edges);
+        }
+    }
+
+    /// Waits a while for the device to do something; `edges` are the interrupts that there were before the rings were looked
+    /// at, so that one that was raised since ends it.
+    ///
+    /// # Panics
+    /// On a host fault.
+    pub fn wait(&mut self, edges: u64) {
+        if self.threaded {
+            let guard = self.line.edges.lock().unwrap();
+            let step = Duration::from_millis(200);
+            drop(self.line.raised.wait_timeout_while(guard, step, |now| *now == edges).unwrap());
+        } else {
+            self.transport.turn(Duration::from_millis(20)).unwrap();
         }
     }
 

@@ -2,6 +2,7 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=unwinding.ld");
     for argument in [
         "-nostartfiles",
         "-nostdlib",
@@ -14,4 +15,5 @@ fn main() {
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
+    println!("cargo::rustc-link-arg-bins=-Wl,-T,{}/unwinding.ld", env!("CARGO_MANIFEST_DIR"));
 }

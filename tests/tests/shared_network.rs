@@ -110,7 +110,6 @@ fn containers_of_two_networks_do_not_reach_each_other_and_a_used_network_stays()
     refused(&servin, &["run", "--rm", "--network", "back", "-p", "80", BASE, "true"], "internal");
     refused(&servin, &["run", "--rm", "--network", "other", BASE, "true"], "no such network: other");
     refused(&servin, &["network", "rm", "front"], "used by: one");
-    refused(&servin, &["network", "connect", "back", "one"], "is running");
     servin.go(&["stop", "-t", "0", "one"]).expect(0, "one\n");
     // Moved while it does not run, it is the others' neighbour when it starts again.
     servin.go(&["network", "disconnect", "front", "one"]).expect(0, "");
@@ -125,6 +124,126 @@ fn containers_of_two_networks_do_not_reach_each_other_and_a_used_network_stays()
     servin.go(&["rm", "-f", "one", "two", "near"]).expect(0, "one\ntwo\nnear\n");
     servin.go(&["network", "rm", "back"]).expect(0, "back\n");
     servin.go(&["network", "ls", "--format", "{{.Name}}"]).expect(0, "bridge\nnone\n");
+}
+
+/// The page that a container serves at a published port.
+#[track_caller]
+fn page(servin: &Servin, container: &str) -> String {
+    servin.go(&["exec", "-d", container, "sh", "-c", "echo page | nc -l -p 80"]);
+    until(servin, container, "netstat -ltn | grep -q :80");
+    let at = servin.go(&["port", container, "80"]).text();
+    let mut page = String::new();
+    let stream = std::net::TcpStream::connect(at.trim());
+    stream.and_then(|mut stream| stream.read_to_string(&mut page)).expect("the page");
+    page
+}
+
+#[test]
+fn a_container_comes_to_a_network_and_leaves_another_while_it_runs() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["network", "create", "--subnet", "10.90.0.0/24", "front"]);
+    servin.go(&["network", "create", "--subnet", "10.91.0.0/24", "back"]);
+    start(&servin, "one", &["--network", "front", "-p", "127.0.0.1::80"]);
+    start(&servin, "near", &["--network", "front"]);
+    start(&servin, "two", &["--network", "back"]);
+    until(&servin, "near", "ping -c 1 -W 5 one");
+    let connect = ["network", "connect", "--ip", "10.91.0.50", "--alias", "web", "back", "one"];
+    servin.go(&connect).expect(0, "");
+    refused(&servin, &connect, "already connected to network back");
+    // Both ways and by name on the new one, and on the first as before; out and in by the first.
+    until(&servin, "one", "ping -c 1 -W 5 two");
+    assert!(until(&servin, "two", "ping -c 1 -W 5 web").contains("(10.91.0.50)"));
+    until(&servin, "one", "ping -c 1 -W 5 near");
+    until(&servin, "near", "ping -c 1 -W 5 one");
+    let route = ["exec", "one", "ip", "route", "show", "default"];
+    assert!(servin.go(&route).text().starts_with("default via 10.90.0.1 dev eth0"));
+    assert_eq!(page(&servin, "one"), "page\n");
+    // A megabyte over one connection, in long segments.
+    let make = "seq 200000 | head -c 1048576 > /tmp/x";
+    until(&servin, "one", make);
+    until(&servin, "two", make);
+    servin.go(&["exec", "-d", "one", "sh", "-c", "nc -l -p 7000 -e cat"]);
+    until(&servin, "one", "netstat -ltn | grep -q :7000");
+    let script = "nc web 7000 < /tmp/x | cmp - /tmp/x && echo same";
+    servin.go(&["exec", "two", "sh", "-c", script]).expect(0, "same\n");
+    // What is told of it.
+    let networks = ["inspect", "--format", "{{json .NetworkSettings.Networks}}", "one"];
+    let about = servin.go(&networks).text();
+    for part in ["\"front\":{", "\"10.90.0.2\"", "\"back\":{", "\"10.91.0.50\"", "\"web\""] {
+        assert!(about.contains(part), "{part} is not in {about}");
+    }
+    servin.go(&["ps", "--filter", "name=one", "--format", "{{.Networks}}"]).expect(0, "front,back\n");
+    assert!(servin.go(&["network", "inspect", "back"]).text().contains("10.91.0.50/24"));
+    refused(&servin, &["network", "rm", "back"], "used by: two, one");
+    // What led out goes, and the other one takes its place.
+    servin.go(&["network", "disconnect", "front", "one"]).expect(0, "");
+    refused(&servin, &["network", "disconnect", "front", "one"], "not on network front");
+    let gone = servin.go(&["exec", "near", "sh", "-c", "nslookup -type=a one; ping -c 1 -W 2 10.90.0.2"]);
+    assert!(gone.code != Some(0) && !gone.text().contains("Address: 10.90.0.2"), "{gone:?}");
+    assert!(!servin.go(&["exec", "one", "ip", "address"]).text().contains("10.90.0."));
+    assert!(servin.go(&route).text().starts_with("default via 10.91.0.1 dev eth1"));
+    let resolvers = servin.go(&["exec", "one", "cat", "/etc/resolv.conf", "/etc/hosts"]).text();
+    assert!(resolvers.contains("nameserver 10.91.0.1\n") && !resolvers.contains("10.90.0"), "{resolvers}");
+    until(&servin, "one", "ping -c 1 -W 5 two");
+    until(&servin, "two", "ping -c 1 -W 5 one");
+    assert_eq!(page(&servin, "one"), "page\n");
+    // From none it comes back, and is there when it starts again.
+    servin.go(&["network", "disconnect", "back", "one"]).expect(0, "");
+    assert_eq!(servin.go(&route).text(), "");
+    servin.go(&["network", "connect", "front", "one"]).expect(0, "");
+    until(&servin, "near", "ping -c 1 -W 5 one");
+    servin.go(&["network", "connect", "back", "one"]).expect(0, "");
+    servin.go(&["restart", "-t", "0", "one"]).expect(0, "one\n");
+    until(&servin, "one", "ping -c 1 -W 5 near && ping -c 1 -W 5 two");
+    until(&servin, "two", "ping -c 1 -W 5 one");
+    assert_eq!(page(&servin, "one"), "page\n");
+    servin.go(&["rm", "-f", "one", "near", "two"]).expect(0, "one\nnear\ntwo\n");
+    servin.go(&["network", "rm", "front", "back"]).expect(0, "front\nback\n");
+}
+
+#[test]
+fn a_container_that_starts_on_several_networks_is_on_all_of_them_again_when_it_is_restored() {
+    let Some(servin) = Servin::new() else { return };
+    servin.go(&["network", "create", "--subnet", "10.91.0.0/24", "--internal", "back"]);
+    servin.go(&["network", "create", "--subnet", "10.92.0.0/24", "side"]);
+    start(&servin, "deep", &["--network", "back"]);
+    start(&servin, "beside", &["--network", "side"]);
+    let several = [
+        "--network",
+        "back",
+        "--network-alias",
+        "hub",
+        "--network",
+        "bridge",
+        "--network",
+        "name=side,alias=mid",
+    ];
+    start(&servin, "one", &several);
+    until(&servin, "one", "ping -c 1 -W 5 deep && ping -c 1 -W 5 beside");
+    until(&servin, "deep", "ping -c 1 -W 5 hub");
+    until(&servin, "beside", "ping -c 1 -W 5 mid");
+    // The first leads nowhere, so that the second leads out.
+    let route = servin.go(&["exec", "one", "ip", "route", "show", "default"]).text();
+    assert!(route.starts_with("default via 10.0.2.2 dev eth1"), "{route}");
+    refused(&servin, &["network", "connect", "none", "one"], "private (none) mode");
+    servin.go(&["pause", "one"]).expect(0, "one\n");
+    refused(&servin, &["network", "disconnect", "side", "one"], "paused");
+    servin.go(&["unpause", "one"]).expect(0, "one\n");
+    servin.go(&["snapshot", "one", "saved"]).expect(0, "saved\n");
+    servin.go(&["restore", "-d", "--name", "other", "saved"]);
+    // Both are there, each at its own addresses.
+    for name in ["one", "other"] {
+        until(&servin, name, "ping -c 1 -W 5 deep && ping -c 1 -W 5 beside");
+        until(&servin, "beside", &format!("ping -c 1 -W 5 {name}"));
+        until(&servin, "deep", &format!("ping -c 1 -W 5 {name}"));
+    }
+    // One that was started without a card gets none while it runs.
+    start(&servin, "alone", &["--network", "none"]);
+    refused(&servin, &["network", "connect", "side", "alone"], "gets no card while it runs");
+    servin.go(&["ps", "--filter", "name=alone", "--format", "{{.Networks}}"]).expect(0, "none\n");
+    let all = ["one", "other", "deep", "beside", "alone"];
+    assert_eq!(servin.go(&[&["rm", "-f"][..], &all].concat()).code, Some(0));
+    servin.go(&["network", "rm", "back", "side"]).expect(0, "back\nside\n");
 }
 
 #[test]
@@ -156,6 +275,9 @@ fn a_container_whose_monitor_was_killed_is_found_again_when_it_starts_again() {
         start(&servin, name, &["--network", "net"]);
     }
     until(&servin, "one", "ping -c 1 -W 5 two");
+    // What it came to while it ran, it is on when it starts again.
+    servin.go(&["network", "create", "more"]);
+    servin.go(&["network", "connect", "more", "two"]).expect(0, "");
     let pid = servin.go(&["inspect", "--format", "{{.State.Pid}}", "two"]).text();
     let killed = Command::new("kill").args(["-9", pid.trim()]).status();
     assert!(killed.is_ok_and(|status| status.success()));
@@ -165,8 +287,12 @@ fn a_container_whose_monitor_was_killed_is_found_again_when_it_starts_again() {
     }
     let gone = servin.go(&["exec", "one", "sh", "-c", "ping -c 1 -W 2 two"]);
     assert!(gone.code != Some(0), "{gone:?}");
+    servin.go(&["ps", "-a", "--filter", "name=two", "--format", "{{.Networks}}"]).expect(0, "net,more\n");
     servin.go(&["start", "two"]).expect(0, "two\n");
     until(&servin, "one", "ping -c 1 -W 5 two");
+    servin.go(&["network", "connect", "more", "one"]).expect(0, "");
+    servin.go(&["network", "disconnect", "net", "one"]).expect(0, "");
+    until(&servin, "two", "ping -c 1 -W 5 one");
     servin.go(&["rm", "-f", "one", "two"]).expect(0, "one\ntwo\n");
 }
 
@@ -201,6 +327,14 @@ fn containers_of_a_network_with_ipv6_reach_each_other_by_it() {
     let routes = servin.go(&["exec", "two", "ip", "-6", "route", "show", "default"]).text();
     assert!(routes.starts_with("default via fd00:90:6:1::1 ") && routes.lines().count() == 1, "{routes}");
     until(&servin, "two", "ping -6 -c 1 -W 5 fd00:90:6:1::1");
+    // One that comes from a network of its own while it runs has IPv6 there, and leads out as before.
+    start(&servin, "three", &[]);
+    servin.go(&["network", "connect", "six", "three"]).expect(0, "");
+    assert!(until(&servin, "three", "ping -6 -c 1 -W 5 db").contains("(fd00:90:6:1::3)"));
+    until(&servin, "one", "ping -6 -c 1 -W 5 three");
+    let routes = servin.go(&["exec", "three", "ip", "-6", "route", "show", "default"]).text();
+    assert!(routes.starts_with("default via fd53:7276:696e::2 ") && routes.lines().count() == 1, "{routes}");
+    servin.go(&["rm", "-f", "three"]).expect(0, "three\n");
     // Who is gone is not found.
     servin.go(&["rm", "-f", "two"]).expect(0, "two\n");
     let gone = servin.go(&["exec", "one", "sh", "-c", "ping -6 -c 1 -W 2 fd00:90:6:1::3 || echo gone"]);

@@ -9,7 +9,7 @@ use super::{all, is_on, switch, text, value, values};
 /// Typed flags. Values are not checked yet.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Network {
-    pub(crate) network: Option<String>,
+    pub(crate) network: Vec<OsString>,
     pub(crate) publish: Vec<OsString>,
     pub(crate) publish_all: bool,
     pub(crate) expose: Vec<OsString>,
@@ -26,8 +26,9 @@ pub(super) fn flags(command: Command) -> Command {
     let long = |name: &'static str| Arg::new(name).long(name);
     command
         .arg(
-            value(long("network").alias("net"), "NETWORK").help(
-                "Network: one that was made, default, none, socket:PATH or tap:NAME [default: default]",
+            values(long("network").alias("net"), "NETWORK").help(
+                "Network: one that was made, default, none, socket:PATH or tap:NAME [default: default]; several, or \
+                 name=NAME[,ip=IP][,alias=NAME][,mac-address=MAC], where containers share them",
             ),
         )
         .arg(
@@ -45,11 +46,11 @@ pub(super) fn flags(command: Command) -> Command {
             values(long("dns-option").visible_alias("dns-opt"), "OPTION")
                 .help("Option of the resolver instead of the host's"),
         )
-        .arg(value(long("mac-address"), "MAC").help("Address of the network card"))
-        .arg(value(long("ip"), "IP").help("IPv4 address of the container in its network"))
+        .arg(value(long("mac-address"), "MAC").help("Address of the network card, on the first network"))
+        .arg(value(long("ip"), "IP").help("IPv4 address of the container in its first network"))
         .arg(
             values(long("network-alias").alias("net-alias"), "NAME")
-                .help("A further name of the container in its network"),
+                .help("A further name of the container in its first network"),
         )
 }
 
@@ -57,7 +58,7 @@ pub(super) fn flags(command: Command) -> Command {
 pub(super) fn read(matches: &ArgMatches) -> Result<Network, String> {
     let text = |name: &str| text(matches, name).map_err(|what| format!("--{name}: {what}"));
     Ok(Network {
-        network: text("network")?,
+        network: all(matches, "network"),
         publish: all(matches, "publish"),
         publish_all: is_on(matches, "publish-all"),
         expose: all(matches, "expose"),

@@ -26,13 +26,13 @@ pub(crate) enum SharedNetwork {
     /// `network connect`
     Connect { network: String, container: String, ip: Option<String>, aliases: Vec<String> },
     /// `network disconnect`
-    Disconnect { network: String, container: String },
+    Disconnect { network: String, container: String, force: bool },
     /// `network prune`
     Prune { force: bool, filter: Vec<String> },
 }
 
 /// Flags that are refused by name: of which verb, the flag, its letter, and whether it takes a value.
-const UNBUILT: [(&str, &str, Option<char>, bool); 14] = [
+const UNBUILT: [(&str, &str, Option<char>, bool); 13] = [
     ("create", "attachable", None, false),
     ("create", "aux-address", None, true),
     ("create", "config-from", None, true),
@@ -46,7 +46,6 @@ const UNBUILT: [(&str, &str, Option<char>, bool); 14] = [
     ("connect", "driver-opt", None, true),
     ("connect", "ip6", None, true),
     ("connect", "link", None, true),
-    ("disconnect", "force", Some('f'), false),
 ];
 
 /// Adds the group.
@@ -87,13 +86,14 @@ pub(super) fn add(command: Command) -> Command {
             .arg(switch(both("force", 'f')).help("No error for a network that is not there"))
             .arg(names()),
         Command::new("connect")
-            .about("Put a container that does not run on a network")
+            .about("Put a container on a network, also while it runs")
             .arg(value(long("ip"), "IP").help("Its IPv4 address there"))
             .arg(values(long("alias"), "NAME").help("A further name of it there"))
             .arg(word("network", "NETWORK"))
             .arg(word("container", "CONTAINER")),
         Command::new("disconnect")
-            .about("Take a container that does not run off a network")
+            .about("Take a container off a network, also while it runs")
+            .arg(switch(both("force", 'f')).help("Whatever the container says to it"))
             .arg(word("network", "NETWORK"))
             .arg(word("container", "CONTAINER")),
         Command::new("prune")
@@ -160,7 +160,8 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Verb> {
             aliases: many("alias")?,
         },
         "disconnect" => {
-            SharedNetwork::Disconnect { network: word("network")?, container: word("container")? }
+            let (network, container) = (word("network")?, word("container")?);
+            SharedNetwork::Disconnect { network, container, force: is_on(matches, "force") }
         }
         _ => SharedNetwork::Prune { force: is_on(matches, "force"), filter: many("filter")? },
     }))
@@ -205,6 +206,10 @@ mod tests {
                 ip: Some("10.1.0.9".into()),
                 aliases: vec!["db".into()],
             }
+        );
+        assert_eq!(
+            verb(&["disconnect", "-f", "net", "box"]).unwrap(),
+            SharedNetwork::Disconnect { network: "net".into(), container: "box".into(), force: true }
         );
         assert_eq!(
             verb(&["rm", "-f", "a", "b"]).unwrap(),

@@ -107,7 +107,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Verb> {
                     words: path("image").into_iter().collect(),
                     ..Run::default()
                 };
-                run.network.network = text(matches, "network")?;
+                run.network.network = path("network").into_iter().collect();
                 Vm::Pull(Box::new(run))
             }
             Some(("update", _)) => Vm::Update,

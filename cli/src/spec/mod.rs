@@ -8,6 +8,7 @@ pub(crate) mod limits;
 pub(crate) mod moment;
 mod mount;
 mod network;
+mod port;
 pub(crate) mod restart;
 mod run;
 pub(crate) mod size;

@@ -1,18 +1,20 @@
 //! What the flags about the network mean.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use servin_engine::network::{Mode, Networking, Protocol, Publish, Subnet, Tap};
+use servin_engine::network::{Attachment, Mode, Networking, Publish, Subnet, Tap};
 
+use super::port::{expose, publish};
 use super::run::value;
 use crate::args;
 use crate::error::{Error, Result};
 
 /// Why there is no network of the host's.
 pub(crate) const NO_HOST_NETWORK: &str = "a container is a virtual machine and has a kernel of its own, so that it cannot have the host's network; publish ports with -p";
-/// The most ports that one range names: each is a socket.
-const MOST_PORTS: usize = 256;
+
+/// Why a name is no use.
+const NO_ALIAS: &str = "--network-alias needs a network that containers share: see \"servin network create\"";
 
 /// Checks ports alone.
 pub(crate) fn published(words: &[OsString]) -> Result<Vec<Publish>> {
@@ -26,7 +28,7 @@ pub(crate) fn published(words: &[OsString]) -> Result<Vec<Publish>> {
 
 /// Checks the flags.
 pub(super) fn networking(typed: &args::Network) -> Result<Networking> {
-    let mut networking = Networking { mode: mode(typed.network.as_deref())?, ..Networking::default() };
+    let mut networking = Networking { attachments: attachments(typed)?, ..Networking::none() };
     networking.publish = published(&typed.publish)?;
     networking.publish_all = typed.publish_all;
     for word in &typed.expose {
@@ -49,84 +51,194 @@ pub(super) fn networking(typed: &args::Network) -> Result<Networking> {
             list.push(text.to_owned());
         }
     }
-    if let Some(text) = &typed.mac_address {
-        networking.mac = Some(mac(text).map_err(value("--mac-address", text))?);
-    }
-    let is_shared = matches!(networking.mode, Mode::Shared(_));
-    if let Some(text) = &typed.ip {
-        // Of a network that is shared the store knows the addresses.
-        let any = |text: &str| text.parse().map_err(|_| "it is an IPv4 address".to_owned());
-        let read = match &networking.mode {
-            Mode::Shared(_) => any(text),
-            Mode::Tap(tap) => any(text).and_then(|address| on_tap(tap, address)),
-            _ => address(text),
-        };
-        networking.address = Some(read.map_err(value("--ip", text))?);
-    }
-    if let Mode::Tap(tap) = &networking.mode
-        && networking.address.is_none()
-        && let Err(why) = on_tap(tap, Ipv4Addr::from(networking.network().address))
-    {
-        let what = format!("--network tap:{} needs --ip with this subnet and gateway: {why}", tap.name);
-        return Err(Error::Usage { what, verb: "run".into() });
-    }
-    for word in &typed.aliases {
-        networking.aliases.push(utf8("--network-alias", word)?.to_owned());
-    }
-    if !networking.aliases.is_empty() && !is_shared {
-        let what = "--network-alias needs a network that containers share: see \"servin network create\"";
-        return Err(Error::Usage { what: what.into(), verb: "run".into() });
-    }
-    if networking.mode == Mode::None {
+    if !networking.has_card() {
         let useless = [
             ("-p, --publish", !networking.publish.is_empty()),
             ("-P, --publish-all", networking.publish_all),
             ("--dns", !networking.dns.is_empty()),
             ("--dns-search", !networking.dns_search.is_empty()),
             ("--dns-option", !networking.dns_options.is_empty()),
-            ("--mac-address", networking.mac.is_some()),
-            ("--ip", networking.address.is_some()),
+            ("--mac-address", typed.mac_address.is_some()),
+            ("--ip", typed.ip.is_some()),
         ];
         if let Some((flag, _)) = useless.iter().find(|(_, given)| *given) {
-            let what = format!("{flag} needs a network, and --network none is none");
-            return Err(Error::Usage { what, verb: "run".into() });
+            return Err(usage(format!("{flag} needs a network, and --network none is none")));
         }
     }
     if !networking.publish.is_empty() || networking.publish_all {
-        let others = match &networking.mode {
-            Mode::Socket(_) => "with --network socket:PATH whoever listens there publishes",
-            Mode::Tap(_) => "on a tap the container is reached at its own address",
+        let others = match networking.attachments.first().map(|one| &one.mode) {
+            Some(Mode::Socket(_)) => "with --network socket:PATH whoever listens there publishes",
+            Some(Mode::Tap(_)) => "on a tap the container is reached at its own address",
             _ => return Ok(networking),
         };
-        let what = format!("-p and -P are for networks of servin's: {others}");
-        return Err(Error::Usage { what, verb: "run".into() });
+        return Err(usage(format!("-p and -P are for networks of servin's: {others}")));
     }
     Ok(networking)
+}
+
+fn usage(what: String) -> Error {
+    Error::Usage { what, verb: "run".into() }
 }
 
 fn utf8<'a>(flag: &'static str, word: &'a OsString) -> Result<&'a str> {
     word.to_str().ok_or_else(|| value(flag, word)("it is not valid UTF-8".into()))
 }
 
-fn mode(name: Option<&str>) -> Result<Mode> {
-    match name {
-        None | Some("default" | "bridge") => Ok(Mode::Own),
-        Some("none") => Ok(Mode::None),
-        Some("host") => Err(value("--network", &OsString::from("host"))(NO_HOST_NETWORK.to_owned())),
-        Some(other) if other.starts_with("socket:") => match other.split_at("socket:".len()).1 {
-            path if path.starts_with('/') => Ok(Mode::Socket(path.into())),
-            _ => Err(value("--network", &OsString::from(other))(
-                "it is socket:PATH, and PATH begins with /".to_owned(),
-            )),
-        },
-        Some(other) if other.starts_with("tap:") => {
-            tap(other.split_at("tap:".len()).1).map(Mode::Tap).map_err(value("--network", other))
+/// The networks, in the order in which they were named. What other flags say is about the first of them.
+fn attachments(typed: &args::Network) -> Result<Vec<Attachment>> {
+    let words = typed.network.iter().map(|word| utf8("--network", word)).collect::<Result<Vec<_>>>()?;
+    let words = if words.is_empty() { vec!["default"] } else { words };
+    let mut networking = Networking::none();
+    let is_alone = words.len() == 1;
+    for (index, word) in words.iter().enumerate() {
+        let mut asked = Asked::read(word)?;
+        if index == 0 {
+            asked.add_flags(typed)?;
         }
-        Some(other) if other.contains([':', '=', ',']) => {
-            Err(Error::NotBuilt { what: format!("run --network {other}"), code: 125 })
+        match asked.attachment(is_alone)? {
+            Some(one) if networking.find(one.mode.network()).is_some() => {
+                return Err(usage(format!("network \"{}\" is specified multiple times", one.mode.network())));
+            }
+            Some(one) => networking.push(one),
+            None if is_alone => {}
+            None => return Err(usage(many("private (none)"))),
         }
-        Some(name) => Ok(Mode::Shared(name.to_owned())),
     }
+    if words.len() > Networking::MOST {
+        let most = Networking::MOST;
+        return Err(usage(format!(
+            "a container is on {most} networks at most, and {} were given",
+            words.len()
+        )));
+    }
+    Ok(networking.attachments)
+}
+
+/// In docker's words.
+fn many(mode: &str) -> String {
+    format!("container cannot be connected to multiple networks with one of the networks in {mode} mode")
+}
+
+/// What is asked of one network.
+#[derive(Default)]
+struct Asked<'a> {
+    /// The network, as it was written.
+    name: &'a str,
+    /// The address, and the flag that says it.
+    ip: Option<(&'static str, &'a str)>,
+    mac: Option<(&'static str, &'a str)>,
+    aliases: Vec<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    /// A network's name, or docker's long form: `name=NAME[,ip=IP][,alias=NAME][,mac-address=MAC]`.
+    fn read(word: &'a str) -> Result<Self> {
+        let is_long = word.contains('=') && !word.starts_with("tap:") && !word.starts_with("socket:");
+        if !is_long {
+            return Ok(Self { name: word, ..Self::default() });
+        }
+        let bad = |why: &str| value("--network", word)(why.to_owned());
+        let mut asked = Self::default();
+        for part in word.split(',') {
+            match part.split_once('=') {
+                Some(("name", name)) => asked.name = name,
+                Some(("ip", ip)) => asked.ip = Some(("--network", ip)),
+                Some(("mac-address", mac)) => asked.mac = Some(("--network", mac)),
+                Some(("alias", alias)) => asked.aliases.push(alias),
+                Some((key @ ("ip6" | "link-local-ip" | "driver-opt" | "gw-priority"), _)) => {
+                    return Err(Error::NotBuilt { what: format!("run --network {key}=..."), code: 125 });
+                }
+                _ => return Err(bad("it is NAME, or name=NAME[,ip=IP][,alias=NAME][,mac-address=MAC]")),
+            }
+        }
+        if asked.name.is_empty() { Err(bad("network name/id is not specified")) } else { Ok(asked) }
+    }
+
+    /// Adds what the flags say that are about the first network.
+    fn add_flags(&mut self, typed: &'a args::Network) -> Result<()> {
+        let twice = |flag, what| {
+            usage(format!("conflicting options: cannot specify both {flag} and per-network {what}"))
+        };
+        if let Some(ip) = &typed.ip
+            && self.ip.replace(("--ip", ip)).is_some()
+        {
+            return Err(twice("--ip", "IPv4 address"));
+        }
+        if let Some(mac) = &typed.mac_address
+            && self.mac.replace(("--mac-address", mac)).is_some()
+        {
+            return Err(twice("--mac-address", "MAC address"));
+        }
+        if !self.aliases.is_empty() && !typed.aliases.is_empty() {
+            return Err(twice("--network-alias", "alias"));
+        }
+        for word in &typed.aliases {
+            self.aliases.push(utf8("--network-alias", word)?);
+        }
+        Ok(())
+    }
+
+    /// The network, if it is one; others can be beside it if it is not alone.
+    fn attachment(self, is_alone: bool) -> Result<Option<Attachment>> {
+        let Some(mode) = mode(self.name)? else {
+            return match self.aliases.is_empty() {
+                true => Ok(None),
+                false => Err(usage(NO_ALIAS.into())),
+            };
+        };
+        if !is_alone && !mode.is_ours() {
+            return Err(usage(many(mode.network())));
+        }
+        let mut one = Attachment::new(mode);
+        if let Some((flag, text)) = self.mac {
+            one.mac = Some(mac(text).map_err(value(flag, text))?);
+        }
+        if let Some((flag, text)) = self.ip {
+            // Of a network that is shared the store knows the addresses.
+            let any = |text: &str| text.parse().map_err(|_| "it is an IPv4 address".to_owned());
+            let read = match &one.mode {
+                Mode::Shared(_) => any(text),
+                Mode::Tap(tap) => any(text).and_then(|address| on_tap(tap, address)),
+                _ => address(text),
+            };
+            one.address = Some(read.map_err(value(flag, text))?);
+        }
+        if let Mode::Tap(tap) = &one.mode
+            && one.address.is_none()
+            && let Err(why) = on_tap(tap, Ipv4Addr::from(one.network(true).address))
+        {
+            let what = format!("--network tap:{} needs --ip with this subnet and gateway: {why}", tap.name);
+            return Err(usage(what));
+        }
+        if !self.aliases.is_empty() && !matches!(one.mode, Mode::Shared(_)) {
+            return Err(usage(NO_ALIAS.into()));
+        }
+        one.aliases = self.aliases.into_iter().map(str::to_owned).collect();
+        Ok(Some(one))
+    }
+}
+
+/// Which network a word means; none for `none`.
+fn mode(name: &str) -> Result<Option<Mode>> {
+    Ok(Some(match name {
+        "default" | "bridge" => Mode::Own,
+        "none" => return Ok(None),
+        "host" => return Err(value("--network", name)(NO_HOST_NETWORK.to_owned())),
+        other if other.starts_with("socket:") => match other.split_at("socket:".len()).1 {
+            path if path.starts_with('/') => Mode::Socket(path.into()),
+            _ => {
+                let why = "it is socket:PATH, and PATH begins with /";
+                return Err(value("--network", other)(why.to_owned()));
+            }
+        },
+        other if other.starts_with("tap:") => {
+            tap(other.split_at("tap:".len()).1).map(Mode::Tap).map_err(value("--network", other))?
+        }
+        other if other.contains([':', '=', ',']) => {
+            return Err(Error::NotBuilt { what: format!("run --network {other}"), code: 125 });
+        }
+        name => Mode::Shared(name.to_owned()),
+    }))
 }
 
 /// `NAME[,subnet=SUBNET][,gateway=IP]`: without them the addresses are those of a container's own network.
@@ -167,78 +279,6 @@ fn on_tap(tap: &Tap, address: Ipv4Addr) -> Result<Ipv4Addr, String> {
     }
 }
 
-/// `[[IP:]HOST:]CONTAINER[/PROTOCOL]`, where HOST and CONTAINER may be ranges.
-fn publish(text: &str) -> Result<Vec<Publish>, String> {
-    const FORM: &str = "it is [[IP:]PORT:]PORT[/udp], or with ranges as 8000-8010:80-90";
-    let (ports, protocol) = protocol(text)?;
-    let (rest, guest) = match ports.rsplit_once(':') {
-        Some((rest, guest)) => (Some(rest), guest),
-        None => (None, ports),
-    };
-    let (ip, host) = match rest.map(|rest| (rest, rest.rsplit_once(':'))) {
-        None => (None, ""),
-        Some((host, None)) => (None, host),
-        Some((_, Some((ip, host)))) => {
-            let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-            let ip: Option<IpAddr> = match bare {
-                "" => None,
-                bare => Some(bare.parse().map_err(|_| format!("\"{bare}\" is no IP address"))?),
-            };
-            (ip, host)
-        }
-    };
-    let guest = range(guest).ok_or(FORM)?;
-    let host = if host.is_empty() { None } else { Some(range(host).ok_or(FORM)?) };
-    let count = usize::from(guest.1 - guest.0) + 1;
-    if count > MOST_PORTS {
-        return Err(format!("a range has {MOST_PORTS} ports at most"));
-    }
-    let at = |number: u16, guest: u16| -> Result<(u16, u16), String> {
-        match host {
-            None => Ok((0, 0)),
-            Some(range) if count == 1 => Ok(range),
-            Some((first, last)) if usize::from(last - first) + 1 == count => {
-                Ok((first + number, first + number))
-            }
-            Some(_) => Err(format!("the ranges differ in length, for port {guest} already")),
-        }
-    };
-    (guest.0..=guest.1)
-        .zip(0..)
-        .map(|(guest, number)| Ok(Publish { ip, host: at(number, guest)?, guest, protocol }))
-        .collect()
-}
-
-fn protocol(text: &str) -> Result<(&str, Protocol), String> {
-    match text.split_once('/') {
-        None => Ok((text, Protocol::Tcp)),
-        Some((ports, name)) => match name.to_ascii_lowercase().as_str() {
-            "tcp" => Ok((ports, Protocol::Tcp)),
-            "udp" => Ok((ports, Protocol::Udp)),
-            _ => Err("the protocol is tcp or udp".into()),
-        },
-    }
-}
-
-/// A port or a range of them, none of them 0.
-fn range(text: &str) -> Option<(u16, u16)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let number = |text: &str| {
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten()
-    };
-    let (first, last) = (number(first)?, number(last)?);
-    (first != 0 && first <= last).then_some((first, last))
-}
-
-fn expose(text: &str) -> Result<Vec<(u16, Protocol)>, String> {
-    let (ports, protocol) = protocol(text)?;
-    let (first, last) = range(ports).ok_or("it is PORT[/udp], or a range as 8000-8010")?;
-    if usize::from(last - first) >= MOST_PORTS {
-        return Err(format!("a range has {MOST_PORTS} ports at most"));
-    }
-    Ok((first..=last).map(|port| (port, protocol)).collect())
-}
-
 fn mac(text: &str) -> Result<[u8; 6], String> {
     const FORM: &str = "it is six bytes as 02:42:ac:11:00:02, the first of them even";
     let mut mac = [0; 6];
@@ -265,90 +305,50 @@ fn address(text: &str) -> Result<Ipv4Addr, String> {
 mod tests {
     use super::*;
 
-    fn one(text: &str) -> Publish {
-        let mut list = publish(text).unwrap();
-        assert_eq!(list.len(), 1, "{text}");
-        list.remove(0)
-    }
-
     #[test]
-    fn a_published_port_has_an_address_a_port_of_the_host_and_a_protocol_or_not() {
-        let of = |ip: Option<&str>, host, guest, protocol| Publish {
-            ip: ip.map(|ip| ip.parse().unwrap()),
-            host,
-            guest,
-            protocol,
-        };
-        assert_eq!(one("80"), of(None, (0, 0), 80, Protocol::Tcp));
-        assert_eq!(one("8080:80"), of(None, (8080, 8080), 80, Protocol::Tcp));
-        assert_eq!(one("8080:80/udp"), of(None, (8080, 8080), 80, Protocol::Udp));
-        assert_eq!(one("127.0.0.1:8080:80/TCP"), of(Some("127.0.0.1"), (8080, 8080), 80, Protocol::Tcp));
-        assert_eq!(one("127.0.0.1::80"), of(Some("127.0.0.1"), (0, 0), 80, Protocol::Tcp));
-        assert_eq!(one("[::1]:8080:80"), of(Some("::1"), (8080, 8080), 80, Protocol::Tcp));
-        // The first free one of several.
-        assert_eq!(one("8000-8010:80"), of(None, (8000, 8010), 80, Protocol::Tcp));
-    }
-
-    #[test]
-    fn ranges_of_one_length_are_published_port_by_port() {
-        let list = publish("8000-8002:90-92/udp").unwrap();
-        let ports: Vec<_> = list.iter().map(|one| (one.host.0, one.guest)).collect();
-        assert_eq!(ports, [(8000, 90), (8001, 91), (8002, 92)]);
-        assert_eq!(publish("90-92").unwrap().len(), 3);
-        for bad in [
-            "8000-8001:90-92",
-            "90-80",
-            "0:80",
-            "80:0",
-            "x:80",
-            "80:",
-            "80/sctp",
-            "1.2.3:80:80",
-            "1-9999",
-            "+8:80",
-        ] {
-            assert!(publish(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn addresses_and_exposed_ports_are_checked() {
+    fn addresses_are_checked() {
         assert_eq!(mac("02:42:ac:11:00:02").unwrap(), [2, 0x42, 0xac, 0x11, 0, 2]);
         assert!(mac("01:42:ac:11:00:02").is_err() && mac("02:42:ac:11:00").is_err());
         assert!(address("10.0.2.77").is_ok() && address("10.0.2.2").is_err() && address("10.0.3.7").is_err());
-        assert_eq!(expose("70-71/udp").unwrap(), [(70, Protocol::Udp), (71, Protocol::Udp)]);
+    }
+
+    fn typed(networks: &[&str]) -> args::Network {
+        args::Network { network: networks.iter().map(Into::into).collect(), ..args::Network::default() }
+    }
+
+    fn refused(typed: &args::Network) -> String {
+        networking(typed).unwrap_err().to_string()
     }
 
     #[test]
     fn without_a_network_nothing_is_published() {
-        let typed = |network: &str| args::Network {
-            network: Some(network.into()),
-            publish: vec!["80".into()],
-            ..args::Network::default()
-        };
-        assert!(networking(&typed("none")).unwrap_err().to_string().contains("--network none"));
-        assert_eq!(networking(&typed("bridge")).unwrap().mode, Mode::Own);
-        assert_eq!(networking(&typed("mine")).unwrap().mode, Mode::Shared("mine".into()));
-        let socket = args::Network { network: Some("socket:/run/p".into()), ..args::Network::default() };
-        assert_eq!(networking(&socket).unwrap().mode, Mode::Socket("/run/p".into()));
-        assert!(networking(&typed("socket:/run/p")).unwrap_err().to_string().contains("publishes"));
-        assert!(networking(&typed("socket:p")).unwrap_err().to_string().contains("begins with /"));
-        assert!(matches!(networking(&typed("container:x")), Err(Error::NotBuilt { .. })));
-        assert!(networking(&typed("host")).unwrap_err().to_string().contains("a kernel of its own"));
+        let publishing = |network| args::Network { publish: vec!["80".into()], ..typed(&[network]) };
+        assert!(refused(&publishing("none")).contains("--network none"));
+        assert_eq!(networking(&typed(&["none"])).unwrap(), Networking::none());
+        assert_eq!(networking(&typed(&["bridge"])).unwrap(), Networking::default());
+        assert_eq!(networking(&typed(&[])).unwrap(), Networking::default());
+        let on = |network| networking(&typed(&[network])).unwrap();
+        assert_eq!(on("mine"), Networking::on(Mode::Shared("mine".into())));
+        assert_eq!(on("socket:/run/p"), Networking::on(Mode::Socket("/run/p".into())));
+        assert!(refused(&publishing("socket:/run/p")).contains("publishes"));
+        assert!(refused(&typed(&["socket:p"])).contains("begins with /"));
+        assert!(matches!(networking(&typed(&["container:x"])), Err(Error::NotBuilt { .. })));
+        assert!(refused(&typed(&["host"])).contains("a kernel of its own"));
     }
 
     #[test]
     fn a_tap_has_the_addresses_that_were_said_or_the_usual_ones() {
         let typed = |network: &str, ip: Option<&str>| {
-            let typed =
-                args::Network { network: Some(network.into()), ip: ip.map(Into::into), ..Default::default() };
-            networking(&typed).map_err(|error| error.to_string())
+            let typed = args::Network { ip: ip.map(Into::into), ..typed(&[network]) };
+            networking(&typed)
+                .map(|networking| networking.attachments[0].network(true))
+                .map_err(|error| error.to_string())
         };
-        let usual = typed("tap:tap0", None).unwrap().network();
+        let usual = typed("tap:tap0", None).unwrap();
         assert_eq!((usual.address, usual.prefix, usual.gateway), ([10, 0, 2, 15], 24, [10, 0, 2, 2]));
         assert_eq!((usual.mac, usual.gateway_mac, usual.v6), (Some([2, 0x42, 10, 0, 2, 15]), None, None));
         let said = typed("tap:br0-tap1,subnet=192.168.0.0/16,gateway=192.168.7.1", Some("192.168.9.3"));
-        let said = said.unwrap().network();
+        let said = said.unwrap();
         assert_eq!((said.address, said.prefix, said.gateway), ([192, 168, 9, 3], 16, [192, 168, 7, 1]));
         for (network, ip, why) in [
             ("tap:", None, "15 bytes"),
@@ -364,24 +364,65 @@ mod tests {
             let error = typed(network, ip).unwrap_err();
             assert!(error.contains(why), "{network}: {error}");
         }
-        let publishes = args::Network { publish: vec!["80".into()], ..Default::default() };
-        let publishes = args::Network { network: Some("tap:t".into()), ..publishes };
-        assert!(networking(&publishes).unwrap_err().to_string().contains("its own address"));
+        let publishes =
+            args::Network { network: vec!["tap:t".into()], publish: vec!["80".into()], ..Default::default() };
+        assert!(refused(&publishes).contains("its own address"));
     }
 
     #[test]
     fn names_and_addresses_of_a_network_that_is_shared() {
         let typed = |network: &str, ip: Option<&str>, aliases: &[&str]| args::Network {
-            network: Some(network.into()),
             ip: ip.map(Into::into),
             aliases: aliases.iter().map(Into::into).collect(),
-            ..args::Network::default()
+            ..typed(&[network])
         };
-        let asked = networking(&typed("mine", Some("10.89.0.7"), &["db"])).unwrap();
+        let asked = networking(&typed("mine", Some("10.89.0.7"), &["db"])).unwrap().attachments.remove(0);
         assert_eq!((asked.address, asked.aliases), (Some([10, 89, 0, 7].into()), vec!["db".to_owned()]));
         assert!(networking(&typed("mine", Some("x"), &[])).is_err());
         assert!(networking(&typed("bridge", Some("10.89.0.7"), &[])).is_err());
-        let alone = networking(&typed("bridge", None, &["db"])).unwrap_err().to_string();
-        assert!(alone.contains("--network-alias"), "{alone}");
+        for network in ["bridge", "none"] {
+            assert!(refused(&typed(network, None, &["db"])).contains("--network-alias"), "{network}");
+        }
+    }
+
+    #[test]
+    fn several_networks_are_in_the_order_of_their_flags_which_are_about_the_first() {
+        let long = "name=back,ip=10.89.0.7,alias=db,alias=store,mac-address=02:00:00:00:00:07";
+        let flags = args::Network { ip: Some("10.88.0.5".into()), aliases: vec!["web".into()], ..typed(&[]) };
+        let asked = args::Network { network: vec!["front".into(), long.into(), "bridge".into()], ..flags };
+        let asked = networking(&asked).unwrap().attachments;
+        let front = Attachment {
+            address: Some([10, 88, 0, 5].into()),
+            aliases: vec!["web".into()],
+            ..Attachment::new(Mode::Shared("front".into()))
+        };
+        let back = Attachment {
+            number: 1,
+            address: Some([10, 89, 0, 7].into()),
+            mac: Some([2, 0, 0, 0, 0, 7]),
+            aliases: vec!["db".into(), "store".into()],
+            ..Attachment::new(Mode::Shared("back".into()))
+        };
+        assert_eq!(asked, [front, back, Attachment { number: 2, ..Attachment::default() }]);
+        for (networks, why) in [
+            (&["a", "none"][..], "networks in private (none) mode"),
+            (&["a", "socket:/s"], "networks in socket mode"),
+            (&["tap:t", "a"], "networks in tap mode"),
+            (&["a", "b", "a"], "network \"a\" is specified multiple times"),
+            (&["bridge", "default"], "\"bridge\" is specified multiple times"),
+            (&["ip=10.0.0.1"], "name/id is not specified"),
+            (&["name=a,mtu=9"], "name=NAME"),
+            (&["name=a,ip6=fd00::1"], "ip6= is not built"),
+            (&["name=a,ip=x"], "IPv4 address"),
+            (&["name=bridge,alias=x"], "containers share"),
+        ] {
+            let error = refused(&typed(networks)).replace("=... is", "= is");
+            assert!(error.contains(why), "{networks:?}: {error}");
+        }
+        let both = args::Network { ip: Some("10.89.0.8".into()), ..typed(&["name=a,ip=10.89.0.7"]) };
+        assert!(refused(&both).contains("both --ip and per-network IPv4 address"));
+        let names: Vec<String> = (0..17).map(|number| format!("n{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert!(refused(&typed(&names)).contains("16 networks at most"));
     }
 }

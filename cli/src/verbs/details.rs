@@ -5,10 +5,11 @@ use servin_engine::container::{
     Config, Health, Plan, Privileges, Request, Text, machine_memory, short, signal,
 };
 use servin_engine::image::Images;
-use servin_engine::network::{Mode, Networking};
+use servin_engine::network::{Attachment, Mode, Networking};
 use servin_engine::store::{Record, State, Store, disk_usage};
 use servin_engine::time::rfc3339;
 use servin_engine::volume::Volumes;
+use servin_init::proto::{Network, NetworkV6};
 
 use super::containers::config;
 use super::network::built_in_id;
@@ -190,7 +191,7 @@ fn host_config(request: &Request, plan: &Plan) -> Value {
         "Binds": if binds.is_empty() { Value::Null } else { binds.into() },
         "ContainerIDFile": "",
         "LogConfig": { "Type": request.log.driver, "Config": options },
-        "NetworkMode": request.network.mode.name(),
+        "NetworkMode": request.network.attachments.first().map_or("none", |first| first.mode.name()),
         "PortBindings": port::map(&plan.ports, &published(plan)),
         "RestartPolicy": { "Name": request.restart.name().0, "MaximumRetryCount": request.restart.name().1 },
         "StorageOpt": request.disk.map(|size| json!({ "size": size.to_string() })),
@@ -242,59 +243,64 @@ fn published(plan: &Plan) -> Vec<String> {
     ports
 }
 
-/// The network as docker describes it; without addresses for a container that does not run.
+/// The networks as docker describes them; without addresses for a container that does not run. What is said beside them is
+/// said of the first.
 fn network_settings(container: &Record, networking: &Networking, plan: &Plan, running: bool) -> Value {
-    let place = networking.place.as_ref();
-    let name = match &networking.mode {
-        Mode::Own => "bridge",
-        Mode::None => "none",
-        Mode::Shared(name) => name.as_str(),
-        Mode::Socket(_) => "socket",
-        Mode::Tap(_) => "tap",
+    let mut networks: Map<String, Value> = networking
+        .attachments
+        .iter()
+        .map(|one| (one.mode.network().to_owned(), attachment(container, networking, one, running)))
+        .collect();
+    let mut settings = match networking.attachments.first() {
+        Some(first) if running => addresses(Some(&networking.network(first)), Some(first)),
+        _ => json!({ "IPAddress": "", "Gateway": "", "MacAddress": "" }),
     };
-    // What docker tells of a network that was made.
-    let of_place = |mut about: Value| {
-        if networking.mode == Mode::Own {
-            extend(
-                &mut about,
-                json!({ "NetworkID": built_in_id(name), "IPAMConfig": null, "Aliases": null }),
-            );
-        }
-        if let Some(place) = place {
-            let asked = networking.address.map(|address| json!({ "IPv4Address": address }));
-            let own = [container.name.clone(), short(&container.id)];
-            let names: Vec<&String> = own.iter().chain(&place.aliases).collect();
-            extend(
-                &mut about,
-                json!({ "NetworkID": place.id, "IPAMConfig": asked, "Aliases": place.aliases, "DNSNames": names }),
-            );
-        }
-        json!({ name: about })
-    };
-    if !running || !networking.has_card() {
-        let networks = of_place(json!({
-            "IPAddress": "", "IPPrefixLen": 0, "Gateway": "", "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
-        }));
-        return json!({ "Ports": {}, "IPAddress": "", "Gateway": "", "MacAddress": "", "Networks": networks });
+    if networks.is_empty() {
+        networks.insert("none".into(), addresses(None, None));
     }
-    let network = networking.network();
-    let (v4, v6) = (|ip: [u8; 4]| std::net::Ipv4Addr::from(ip), |ip: [u8; 16]| std::net::Ipv6Addr::from(ip));
-    let own = json!({
-        "IPAddress": v4(network.address),
-        "IPPrefixLen": network.prefix,
-        "Gateway": v4(network.gateway),
-        "GlobalIPv6Address": network.v6.map_or(String::new(), |own| v6(own.address).to_string()),
-        "GlobalIPv6PrefixLen": if network.v6.is_some() { 64 } else { 0 },
-        "IPv6Gateway": network.v6.map_or(String::new(), |own| v6(own.gateway).to_string()),
-        "MacAddress": networking.mac().to_string(),
-    });
-    let mut settings = own.clone();
-    if let Some(settings) = settings.as_object_mut() {
-        settings.insert("Ports".into(), port::map(&plan.ports, &plan.exposed));
-        settings.insert("Networks".into(), of_place(own));
-    }
+    let ports =
+        if running && networking.has_card() { port::map(&plan.ports, &plan.exposed) } else { json!({}) };
+    extend(&mut settings, json!({ "Ports": ports, "Networks": networks }));
     settings
+}
+
+/// What docker tells of one network of a container.
+fn attachment(container: &Record, networking: &Networking, one: &Attachment, running: bool) -> Value {
+    let network = networking.network(one);
+    let mut about = if running { addresses(Some(&network), Some(one)) } else { addresses(None, None) };
+    if one.mode == Mode::Own {
+        let id = built_in_id(one.mode.network());
+        extend(&mut about, json!({ "NetworkID": id, "IPAMConfig": null, "Aliases": null }));
+    }
+    if let Some(place) = &one.place {
+        let asked = one.address.map(|address| json!({ "IPv4Address": address }));
+        let own = [container.name.clone(), short(&container.id)];
+        let names: Vec<&String> = own.iter().chain(&place.aliases).collect();
+        extend(
+            &mut about,
+            json!({ "NetworkID": place.id, "IPAMConfig": asked, "Aliases": place.aliases, "DNSNames": names }),
+        );
+    }
+    about
+}
+
+fn addresses(network: Option<&Network>, one: Option<&Attachment>) -> Value {
+    let v4 = |ip: fn(&Network) -> [u8; 4]| {
+        network.map_or(String::new(), |network| std::net::Ipv4Addr::from(ip(network)).to_string())
+    };
+    let six = network.and_then(|network| network.v6);
+    let v6 = |ip: fn(&NetworkV6) -> [u8; 16]| {
+        six.as_ref().map_or(String::new(), |six| std::net::Ipv6Addr::from(ip(six)).to_string())
+    };
+    json!({
+        "IPAddress": v4(|network| network.address),
+        "IPPrefixLen": network.map_or(0, |network| network.prefix),
+        "Gateway": v4(|network| network.gateway),
+        "GlobalIPv6Address": v6(|six| six.address),
+        "GlobalIPv6PrefixLen": if six.is_some() { 64 } else { 0 },
+        "IPv6Gateway": v6(|six| six.gateway),
+        "MacAddress": one.map_or(String::new(), |one| one.mac().to_string()),
+    })
 }
 
 /// Adds the fields of another object.
@@ -307,6 +313,7 @@ fn extend(object: &mut Value, more: Value) {
 #[cfg(test)]
 mod tests {
     use servin_engine::container::{RootSource, create};
+    use servin_engine::network::{Networks, NewNetwork};
     use servin_engine::volume::VolumeMount;
 
     use super::*;
@@ -352,6 +359,43 @@ mod tests {
             (&none["Config"]["Entrypoint"], &none["Config"]["Cmd"]),
             (&Value::Null, &json!(["-c", "true"]))
         );
+    }
+
+    #[test]
+    fn every_network_of_a_container_is_told_with_its_addresses() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for (name, subnet) in [("front", "10.7.0.0/24"), ("back", "10.8.0.0/24")] {
+            let (name, subnet) = (name.to_owned(), Some(subnet.to_owned()));
+            Networks::new(&store).create(&NewNetwork { name, subnet, ..NewNetwork::default() }).unwrap();
+        }
+        let mut request = Request::new(RootSource::Directory("/r".into()));
+        request.args = vec!["x".into()];
+        request.network.push(Attachment::new(Mode::Shared("front".into())));
+        request.network.push(Attachment::new(Mode::Shared("back".into())));
+        let record = create(&store, &request).unwrap();
+        let settings = |running| {
+            let Config { request, plan } = config(&record).unwrap();
+            network_settings(&record, &request.network, &plan, running)
+        };
+        let told = settings(true);
+        let names: Vec<&String> = told["Networks"].as_object().unwrap().keys().collect();
+        assert_eq!(names, ["back", "bridge", "front"]);
+        assert_eq!((&told["IPAddress"], &told["Gateway"]), (&json!("10.0.2.15"), &json!("10.0.2.2")));
+        let of = |name: &str, field: &str| told["Networks"][name][field].clone();
+        assert_eq!(
+            (of("front", "IPAddress"), of("front", "Gateway")),
+            (json!("10.7.0.2"), json!("10.7.0.1"))
+        );
+        assert_eq!(of("back", "MacAddress"), json!("02:42:0a:08:00:02"));
+        assert_eq!(of("back", "DNSNames")[0], json!(record.name));
+        let resting = settings(false);
+        assert_eq!(
+            (&resting["IPAddress"], &resting["Networks"]["back"]["IPAddress"]),
+            (&json!(""), &json!(""))
+        );
+        let none = network_settings(&record, &Networking::none(), &config(&record).unwrap().plan, true);
+        assert_eq!(none["Networks"]["none"]["IPAddress"], json!(""));
     }
 
     #[test]

@@ -7,11 +7,12 @@ use serde_json::{Map, Value, json};
 use servin_engine::Error as Failure;
 use servin_engine::container::{is_living, short};
 use servin_engine::image::Digest;
-use servin_engine::network::{NetworkError, Networks, NewNetwork, UserNetwork, is_built_in};
-use servin_engine::store::Store;
+use servin_engine::monitor::wire::Ask;
+use servin_engine::network::{Change, NetworkError, Networks, NewNetwork, UserNetwork, is_built_in};
+use servin_engine::store::{Record, Store};
 use servin_engine::time::rfc3339;
 
-use super::containers::{each, open};
+use super::containers::{done, each, open};
 use crate::args::{Global, SharedNetwork};
 use crate::error::{Error, Result};
 use crate::listing::Format;
@@ -67,15 +68,29 @@ pub(crate) fn run(global: &Global, typed: &SharedNetwork) -> Result<u8> {
                 return Err(Error::Usage { what, verb: "network connect".into() });
             }
             let record = store.containers().find(container)?;
-            networks.connect(&record, network, ip, aliases.clone())?;
+            let (network, aliases) = (networks.meant(network)?, aliases.clone());
+            change(&store, &record, &Change::Connect { network, address: ip, aliases })?;
         }
-        SharedNetwork::Disconnect { network, container } => {
+        SharedNetwork::Disconnect { network, container, force } => {
             let record = store.containers().find(container)?;
-            networks.disconnect(&record, network)?;
+            let network = networks.meant(network)?;
+            change(&store, &record, &Change::Disconnect { network, force: *force })?;
         }
         SharedNetwork::Prune { force, filter } => return prune(&networks, *force, filter),
     }
     Ok(0)
+}
+
+/// Changes a container's networks: its monitor does where it has one.
+fn change(store: &Store, record: &Record, change: &Change) -> Result<()> {
+    if is_living(store, &record.id) {
+        match done(store, record, &Ask::Networks(Box::new(change.clone()))) {
+            // It has ended just now, or only its files are served.
+            Err(Error::Engine { error: Failure::NotRunning { .. }, .. }) => {}
+            done => return done,
+        }
+    }
+    Ok(Networks::new(store).change(record, change)?)
 }
 
 fn refuse_host(network: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Value, json};
 use servin_engine::container::{Config, Health, Plan, RootSource, short};
 use servin_engine::image::{Digest, Images};
-use servin_engine::network::{Mode, Networking};
+use servin_engine::network::{Attachment, Networking};
 use servin_engine::store::{Record, State, Store, disk_usage, now_ns};
 use servin_engine::volume::Volumes;
 
@@ -291,7 +291,7 @@ fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
         "Labels": labels.join(","),
         "Mounts": mounts.join(","),
         "LocalVolumes": local.to_string(),
-        "Networks": network(&request.network.mode),
+        "Networks": networks(&request.network),
     });
     if with_size && let Some(object) = row.as_object_mut() {
         let own = disk_usage(&found.store.container_dir(&record.id));
@@ -303,15 +303,22 @@ fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
     Ok(row)
 }
 
-/// The network that a container is on, as `network ls` names it.
-fn network(mode: &Mode) -> &str {
-    if *mode == Mode::Own { "bridge" } else { mode.name() }
+/// The networks that a container is on, as `network ls` names them.
+fn networks(networking: &Networking) -> String {
+    let mut names: Vec<&str> = networking.attachments.iter().map(|one| one.mode.network()).collect();
+    if names.is_empty() {
+        names.push("none");
+    }
+    names.join(",")
 }
 
 /// Whether a container is on the network of this name, id or beginning of an id.
 fn is_on(networking: &Networking, wanted: &str) -> bool {
     let is_id = |id: &str| !wanted.is_empty() && id.starts_with(wanted);
-    network(&networking.mode) == wanted || networking.place.as_ref().is_some_and(|place| is_id(&place.id))
+    let is_meant = |one: &Attachment| {
+        one.mode.network() == wanted || one.place.as_ref().is_some_and(|place| is_id(&place.id))
+    };
+    networking.attachments.iter().any(is_meant) || !networking.has_card() && wanted == "none"
 }
 
 fn status(record: &Record, health: Option<&Health>, now: i64) -> String {
@@ -339,6 +346,8 @@ fn status(record: &Record, health: Option<&Health>, now: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use servin_engine::network::Mode;
+
     use super::*;
 
     #[test]
@@ -356,6 +365,22 @@ mod tests {
         ] {
             assert_eq!(names(pattern, "web-1"), fits, "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_container_is_on_each_of_its_networks() {
+        let mut networking = Networking::default();
+        let place = serde_json::from_value(json!({
+            "network": "back", "id": "ab12", "subnet": "10.7.0.0/24", "gateway": "10.7.0.1", "internal": false,
+            "address": "10.7.0.2", "mac": [2, 0, 0, 0, 0, 1], "aliases": [],
+        }));
+        let back = Attachment::new(Mode::Shared("back".into()));
+        networking.push(Attachment { place: Some(place.unwrap()), ..back });
+        assert_eq!(networks(&networking), "bridge,back");
+        assert!(is_on(&networking, "bridge") && is_on(&networking, "back") && is_on(&networking, "ab1"));
+        assert!(!is_on(&networking, "none") && !is_on(&networking, "b") && !is_on(&networking, ""));
+        assert_eq!(networks(&Networking::none()), "none");
+        assert!(is_on(&Networking::none(), "none"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use super::{Config, Plan, Request, RootSource, new_id, new_name};
 use crate::events::Events;
 use crate::image::{self, Image, Images, Process};
-use crate::network::{Mode, Networks};
+use crate::network::Networks;
 use crate::store::{Record, State, Store, now_ns};
 use crate::volume::{self, VolumeMount, Volumes};
 use crate::{Error, Result};
@@ -88,8 +88,8 @@ fn config(request: &Request, wanted: &Wanted) -> Result<String> {
         .map_err(|source| Error::Json { what: "the container's record".into(), source })
 }
 
-/// Makes the directory and the row; `pid` is the monitor's, if one starts it at once. The request is given its place on a
-/// network that it shares.
+/// Makes the directory and the row; `pid` is the monitor's, if one starts it at once. The request is given its places on
+/// networks that it shares.
 pub(crate) fn insert(
     store: &Store,
     request: &mut Request,
@@ -136,14 +136,14 @@ pub(crate) fn insert(
     }
 }
 
-/// The row, and in one step with it the place on a network that is shared.
+/// The row, and in one step with it the places on networks that are shared.
 fn insert_row(store: &Store, record: &mut Record, request: &mut Request, wanted: &Wanted) -> Result<()> {
-    if !matches!(request.network.mode, Mode::Shared(_)) {
+    if !request.network.is_shared() {
         return store.containers().insert(record);
     }
     store.write("record the container", |db| {
         store.containers().insert(record)?;
-        request.network.place = Networks::new(store).attach(db, record, &request.network)?;
+        Networks::new(store).attach(db, record, &mut request.network)?;
         record.config = config(request, wanted)?;
         store.containers().update(record)
     })

@@ -10,6 +10,7 @@ use servin_devices::event::Event;
 use servin_devices::virtio::blk::{Blk, SECTOR};
 use servin_devices::virtio::console::{Console, Output};
 use servin_devices::virtio::id;
+use servin_devices::virtio::net::trunk::Plug;
 use servin_devices::virtio::vsock::{Listener, VsockHost};
 use servin_init::proto::{BootOptions, CONTROL_PORT, Hello, Root, STREAM_PORT};
 use servin_vmm::{ExitReason, Mark, Snapshot, Timeline, Vm, VmBuilder, VmEvent};
@@ -18,7 +19,7 @@ use super::{Disk, descriptors, share};
 use crate::monitor::MachinePlan;
 use crate::monitor::machine::{BootClocks, Ended, Machine};
 use crate::monitor::wire::Clocks;
-use crate::network::Card;
+use crate::network::{Card, NetworkPlan, Published};
 use crate::snapshot::{self, Place};
 use crate::store::now_ns;
 use crate::template::{About, Draft, Key};
@@ -46,6 +47,8 @@ pub(crate) struct VirtualMachine {
     base: Weak<File>,
     /// It is the first clone, by which the template learns what to copy for the next.
     teaches: bool,
+    /// What changes the networks of its card.
+    plug: Option<Plug>,
     vm: Option<Vm>,
     timeline: Timeline,
     news: Arc<News>,
@@ -187,8 +190,10 @@ fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> 
     for share in &plan.shares {
         builder = builder.device(Box::new(share::open(share, division.share)?));
     }
+    let mut plug = None;
     if let Some(card) = &plan.card {
-        builder = builder.device(Box::new(card.device()?));
+        let (device, its_plug) = card.device()?;
+        (builder, plug) = (builder.device(Box::new(device)), its_plug);
     }
     let console: Option<Box<dyn std::io::Write + Send>> = match &plan.trace {
         Some(trace) => Some(Box::new(trace.log())),
@@ -212,6 +217,7 @@ fn power_on(plan: MachinePlan, key: Option<Key>, snapshot: Option<Snapshot>) -> 
         restored: false,
         base,
         teaches,
+        plug,
         vm: Some(vm),
         timeline,
         news,
@@ -319,7 +325,7 @@ impl Machine for VirtualMachine {
 
     fn kill(&mut self) {
         // Dropping it stops it and waits for its threads.
-        self.vm = None;
+        (self.vm, self.plug) = (None, None);
     }
 
     fn publishes(&self) -> bool {
@@ -387,6 +393,11 @@ impl Machine for VirtualMachine {
         {
             ::log::info!("the template learned nothing: {}", chain(&error));
         }
+    }
+
+    fn rewire(&mut self, networks: &NetworkPlan) -> std::result::Result<Vec<Published>, String> {
+        let card = self.plan.card.as_mut().ok_or("the virtual machine has no network card")?;
+        card.rewire(&networks.networking, &networks.publish, self.plug.as_ref())
     }
 
     fn write_trace(&self, clocks: &Clocks) {

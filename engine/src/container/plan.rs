@@ -1,5 +1,6 @@
 //! What is run: the request joined with the image's configuration, by docker's rules.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use super::limits::bound;
 use super::{HealthCheck, Request, Text, signal};
 use crate::image::Process;
 use crate::monitor::merge_env;
-use crate::network::{self, Published};
+use crate::network::{self, NetworkPlan, Published};
 use crate::{Error, Result};
 
 /// Bytes that the machine has above the container's limit, for the guest's kernel, with [`OVERHEAD_SHIFT`].
@@ -135,7 +136,7 @@ impl Plan {
             let rest = MACHINE_ID.strip_prefix(bind.target.0.as_slice());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
         });
-        Configure {
+        let mut configure = Configure {
             machine_id: self
                 .machine_id
                 .as_ref()
@@ -143,9 +144,6 @@ impl Plan {
                 .map(|id| format!("{id}\n").into_bytes()),
             hostname: self.hostname.clone(),
             domainname: request.domainname.clone().unwrap_or_default(),
-            hosts: Some(hosts(&self.hostname, request)),
-            resolv_conf: network::resolv_conf(&request.network),
-            network: request.network.told(),
             read_only: request.read_only,
             forget_changes: request.remove,
             mounts,
@@ -153,6 +151,18 @@ impl Plan {
             shm_size: request.limits.shm_size,
             sysctls: request.limits.sysctls(),
             ..Configure::default()
+        };
+        self.networks(request).tell(&mut configure);
+        configure
+    }
+
+    /// What its networks are to its machine and its guest.
+    pub(crate) fn networks(&self, request: &Request) -> NetworkPlan {
+        NetworkPlan {
+            networking: request.network.clone(),
+            publish: request.network.wanted(&self.exposed),
+            hosts: hosts(&self.hostname, request),
+            resolv_conf: network::resolv_conf(&request.network),
         }
     }
 
@@ -221,19 +231,24 @@ fn hosts(hostname: &str, request: &Request) -> Vec<u8> {
         Some(domain) if !hostname.contains('.') => format!("{hostname}.{domain} {hostname}"),
         _ => hostname.to_owned(),
     };
-    let address = match request.network.has_card() {
-        true => Ipv4Addr::from(request.network.network().address),
+    let networks = &request.network;
+    let mut addresses = String::new();
+    for one in &networks.attachments {
+        let _ = writeln!(addresses, "{}\t{own}", Ipv4Addr::from(networks.network(one).address));
+        // As docker has it: where containers have IPv6 among each other, both addresses have the name.
+        let six = one.place.as_ref().and_then(|place| Some(place.v6?.address(place.address, place.subnet)));
+        if let Some(address) = six {
+            let _ = writeln!(addresses, "{address}\t{own}");
+        }
+    }
+    if !networks.has_card() {
         // There is a name, and nowhere else to point it.
-        false => Ipv4Addr::new(127, 0, 1, 1),
-    };
-    // As docker has it: where containers have IPv6 among each other, both addresses have the name.
-    let six =
-        request.network.place.as_ref().and_then(|place| Some(place.v6?.address(place.address, place.subnet)));
-    let six = six.map_or_else(String::new, |address| format!("{address}\t{own}\n"));
+        addresses = format!("127.0.1.1\t{own}\n");
+    }
     let more: String = request.hosts.iter().map(|(name, address)| format!("{address}\t{name}\n")).collect();
     format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{address}\t{own}\n{six}{more}"
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{addresses}{more}"
     )
     .into_bytes()
 }

@@ -219,6 +219,7 @@ impl<M: Machine, R: Record> Session<M, R> {
             Ask::Stats => self.observe(id, Subject::Usage),
             Ask::Top => self.observe(id, Subject::Processes),
             Ask::Update(update) => self.update(id, *update),
+            Ask::Networks(change) => self.change_networks(id, *change),
             Ask::Snapshot(request) => self.snapshot(id, &request),
         }
     }

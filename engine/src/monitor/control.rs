@@ -16,6 +16,10 @@ impl<M: Machine, R: Record> Session<M, R> {
             (false, _) => failed("the container is not running".into()),
             (true, true) if paused => failed("the container is paused already".into()),
             (true, true) => failed("the container is not paused".into()),
+            // The guest could not answer.
+            (true, false) if self.is_moving() => {
+                failed("the container's networks are being changed: try again when that is done".into())
+            }
             (true, false) => match self.set_paused(paused) {
                 Ok(()) => Tell::Done,
                 Err(why) => failed(why),

@@ -146,6 +146,7 @@ impl<M: Machine, R: Record> Session<M, R> {
             }
             GuestMessage::Updated { errno, message } => self.on_updated(errno, &message),
             GuestMessage::Frozen { errno, message } => self.on_frozen(errno, &message),
+            GuestMessage::Networked { errno, message } => self.on_networked(errno, &message),
             GuestMessage::Observed { token, cut, text } => self.on_observed(token, cut, text),
             GuestMessage::Error { errno, message } => {
                 self.fail(125, format!("the guest cannot go on: {}", reason(&message, errno)), None);
@@ -165,6 +166,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
         self.on_started(MAIN);
         self.machine.main_started();
+        self.next_change();
     }
 
     /// What a template is to have in it: nothing that is this container's own, but the name of the program that others are

@@ -4,6 +4,7 @@ use super::record::Record;
 use super::wire::Exit;
 use crate::container::{Config, Health, Request, RunDir, Update, remove_container};
 use crate::events::Events;
+use crate::network::{Change, NetworkPlan, Networks, Published};
 use crate::snapshot::{About, Draft, Place, Snapshots, Target};
 use crate::store::{self, State, Store, now_ns};
 use crate::{Error, Result, chain};
@@ -179,6 +180,38 @@ impl Record for Keeper {
         }
     }
 
+    fn networks(&self) -> Result<NetworkPlan, String> {
+        let config = config(&self.record).map_err(|error| chain(&error))?;
+        Ok(config.plan.networks(&config.request))
+    }
+
+    fn foresee(&self, change: &Change) -> Result<NetworkPlan, String> {
+        let mut config = config(&self.record).map_err(|error| chain(&error))?;
+        let networking = &mut config.request.network;
+        *networking = networking.changed(&self.record.name, change).map_err(|error| chain(&error))?;
+        Ok(config.plan.networks(&config.request))
+    }
+
+    fn reconnect(&mut self, change: &Change) -> Result<NetworkPlan, String> {
+        let done = Networks::new(&self.store).apply(&mut self.record, change);
+        done.map_err(|error| chain(&error))?;
+        self.networks()
+    }
+
+    fn published(&mut self, ports: Vec<Published>) {
+        let done = config(&self.record).and_then(|mut config| {
+            if config.plan.ports == ports {
+                return Ok(());
+            }
+            config.plan.ports = ports;
+            self.record.config = json(&config)?;
+            self.update()
+        });
+        if let Err(error) = done {
+            ::log::error!("cannot record the published ports: {}", chain(&error));
+        }
+    }
+
     fn begin_snapshot(&mut self, target: &Target, known: &[String]) -> Result<(), String> {
         let draft = Snapshots::new(&self.store).draft(target, known);
         self.draft = Some(draft.map_err(|error| chain(&error))?);
@@ -217,11 +250,20 @@ impl Record for Keeper {
 /// # Errors
 /// If the row's configuration cannot be read.
 pub fn change(record: &mut store::Record, update: &Update) -> Result<()> {
-    let json = |source| Error::Json { what: "the container's record".into(), source };
-    let mut config: Config = serde_json::from_str(&record.config).map_err(json)?;
+    let mut config = config(record)?;
     update.apply(&mut config.request);
-    record.config = serde_json::to_string(&config).map_err(json)?;
+    record.config = json(&config)?;
     Ok(())
+}
+
+fn config(record: &store::Record) -> Result<Config> {
+    let bad = |source| Error::Json { what: "the container's record".into(), source };
+    serde_json::from_str(&record.config).map_err(bad)
+}
+
+fn json(config: &Config) -> Result<String> {
+    let bad = |source| Error::Json { what: "the container's record".into(), source };
+    serde_json::to_string(config).map_err(bad)
 }
 
 #[cfg(test)]
@@ -229,7 +271,6 @@ mod tests {
     use super::*;
     use crate::container::RootSource;
     use crate::events::Reader;
-    use crate::network::Networks;
 
     /// What was told: actions with the container's name and the old one.
     fn told(reader: &mut Reader) -> Vec<String> {

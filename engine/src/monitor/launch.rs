@@ -25,7 +25,7 @@ use crate::container::{
 };
 use crate::guest::Guest;
 use crate::image::{Image, Images};
-use crate::network::{self, Card, Mode, Networks};
+use crate::network::{self, Card, Networks};
 #[cfg(target_os = "linux")]
 use crate::process::Fork;
 use crate::process::{self, Signals};
@@ -224,12 +224,11 @@ impl Found {
 
     /// Binds its ports anew; the record says which they are this time.
     fn bind(&mut self, store: &Store) -> Result<Option<Card>> {
-        if let Mode::Shared(name) = &self.request.network.mode {
-            self.request.network.place = Some(Networks::new(store).place(&self.record.id, name)?);
-        }
-        let mut card = card(&self.request, &mut self.plan)?;
+        self.request.network.count_anew();
+        Networks::new(store).take_places(&self.record.id, &mut self.request.network)?;
+        let mut card = card(store, &self.request, &mut self.plan)?;
         if let Some(card) = &mut card {
-            card.plug(&self.request.network, store.root());
+            card.plug(&self.request.network);
         }
         let config = Config { request: self.request.clone(), plan: self.plan.clone() };
         self.record.config = serde_json::to_string(&config)
@@ -239,10 +238,10 @@ impl Found {
 }
 
 /// Binds the ports that are to be published, and notes them in the plan; `None` for a container without a network card.
-fn card(request: &Request, plan: &mut Plan) -> Result<Option<Card>> {
+fn card(store: &Store, request: &Request, plan: &mut Plan) -> Result<Option<Card>> {
     let bound = network::bind(&request.network.wanted(&plan.exposed))?;
     plan.ports = bound.iter().map(|bound| bound.published.clone()).collect();
-    Ok(request.network.has_card().then(|| Card::new(bound)))
+    Ok(request.network.has_card().then(|| Card::new(bound, store.root())))
 }
 
 /// The machine of a container.
@@ -286,7 +285,7 @@ fn made(
     mut wanted: Wanted,
 ) -> Result<(Found, MachinePlan, Vec<BindShare>)> {
     // A taken port is an error before anything is made.
-    let card = card(&request, &mut wanted.plan)?;
+    let card = card(store, &request, &mut wanted.plan)?;
     let (shares, binds) = shares(&request)?;
     // What is wrong with the machine is told before there is a container.
     let mut machine_plan =
@@ -301,7 +300,7 @@ fn made(
         }
     };
     if let Some(card) = &mut machine_plan.card {
-        card.plug(&request.network, store.root());
+        card.plug(&request.network);
     }
     let Wanted { plan, image, .. } = wanted;
     Ok((Found { record, request, plan, image, run }, machine_plan, binds))
@@ -398,7 +397,7 @@ pub(crate) fn prepare<M: Machine>(
     let mut configure = plan.configure(&request, &binds);
     configure.entropy = entropy.to_vec();
     if files_only {
-        configure.network = None;
+        (configure.network, configure.networks) = (None, None);
     }
     let size = launch.size.map(|size| WindowSize { rows: size.rows, cols: size.cols });
     let main = plan.main(&request, super::session::MAIN, size);

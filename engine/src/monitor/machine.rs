@@ -8,6 +8,7 @@ use std::time::Instant;
 use servin_init::proto::{Hello, Root};
 
 use super::wire::Clocks;
+use crate::network::{NetworkPlan, Published};
 use crate::snapshot::Place;
 
 /// Why a machine is not running any more.
@@ -87,6 +88,13 @@ pub(crate) trait Machine {
     /// # Errors
     /// Why it cannot be saved.
     fn save(&self, place: &Place) -> Result<(), String>;
+
+    /// Moves its card to these networks, and gives the ports that are published then: at once, or with its next start where it
+    /// was killed. After a failure some have moved; the way back is another move.
+    ///
+    /// # Errors
+    /// Why a network cannot be there.
+    fn rewire(&mut self, networks: &NetworkPlan) -> Result<Vec<Published>, String>;
 
     /// The main program runs.
     fn main_started(&mut self);

@@ -24,6 +24,7 @@ mod launch;
 mod link;
 pub mod log;
 pub(crate) mod machine;
+mod networks;
 mod program;
 mod record;
 mod rest;

@@ -2,6 +2,7 @@
 
 use super::wire::Exit;
 use crate::container::{Health, Update};
+use crate::network::{Change, NetworkPlan, Published};
 use crate::snapshot::{Place, Target};
 
 /// Remembers what became of the container.
@@ -22,6 +23,23 @@ pub(crate) trait Record {
     fn updated(&mut self, update: &Update);
     /// It was checked; it may be another way than before.
     fn checked(&mut self, health: &Health, changed: bool);
+    /// Its networks.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    fn networks(&self) -> Result<NetworkPlan, String>;
+    /// What a change would make of them.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn foresee(&self, change: &Change) -> Result<NetworkPlan, String>;
+    /// Changes them where they are recorded, in one step with its places on networks that are shared.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing has changed then.
+    fn reconnect(&mut self, change: &Change) -> Result<NetworkPlan, String>;
+    /// These ports are published from now on.
+    fn published(&mut self, ports: Vec<Published>);
     /// Begins a snapshot of it, which may build on one of those whose numbers are given.
     ///
     /// # Errors

@@ -72,6 +72,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         self.programs.clear();
         self.updates.clear();
         self.forget_snapshot();
+        self.forget_changes();
         (self.paused, self.checks) = (false, None);
         (self.end_at, self.stop_at, self.killed_by) = (None, None, None);
         self.rest.count = self.rest.count.saturating_add(1);

@@ -55,9 +55,11 @@ impl Restore {
         }
         request.network.publish.clone_from(&self.publish);
         request.network.publish_all = false;
-        if matches!(request.network.mode, Mode::Shared(_)) {
-            // It has a place of its own there, beside the saved one's.
-            (request.network.address, request.network.mac, request.network.place) = (None, None, None);
+        for one in &mut request.network.attachments {
+            if matches!(one.mode, Mode::Shared(_)) {
+                // It has a place of its own there, beside the saved one's.
+                (one.address, one.mac, one.place) = (None, None, None);
+            }
         }
         request.volumes = about.volumes;
         // The guest has them open: an empty directory in the place of one would not do.

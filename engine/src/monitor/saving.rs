@@ -40,6 +40,10 @@ impl<M: Machine, R: Record> Session<M, R> {
             Some("the container is paused: unpause it first".into())
         } else if self.saving.is_some() {
             Some("another snapshot of the container is being made: try again when that is done".into())
+        } else if self.is_moving() {
+            Some("the container's networks are being changed: try again when that is done".into())
+        } else if self.start.network && !self.record.networks().is_ok_and(|now| now.networking.has_card()) {
+            Some("the container was disconnected from all its networks, and has their card still: connect it to one first".into())
         } else {
             self.record.begin_snapshot(&request.target, &self.machine.known()).err()
         };

@@ -23,12 +23,14 @@ use super::health::Checks;
 use super::link::Link;
 use super::log::Log;
 use super::machine::{Ended, Machine};
+use super::networks::Moving;
 use super::program::{Outcome, Program};
 use super::record::Record;
 use super::rest::Rest;
 use super::saving::Saving;
 use super::wire::{Clocks, Exit};
 use crate::container::{HealthCheck, Restart, Update};
+use crate::network::Change;
 use crate::process::Signals;
 
 /// The main program's id.
@@ -57,7 +59,7 @@ pub(crate) struct Start {
     pub(crate) files_only: bool,
     /// Nothing runs: the machine ends as soon as there is a template like it.
     pub(crate) template_only: bool,
-    /// The machine has a network card.
+    /// The machine has a network card of ours.
     pub(crate) network: bool,
     /// What happens when the program ends.
     pub(crate) restart: Restart,
@@ -131,6 +133,12 @@ pub(crate) struct Session<M, R> {
     pub(super) checks: Option<Checks>,
     /// Changes of limits that the guest has not answered yet, and who asked for them.
     pub(super) updates: VecDeque<(u64, Update)>,
+    /// Changes of networks that wait for their turn, and who asked for them.
+    pub(super) changes: VecDeque<(u64, Change)>,
+    /// The one that waits for the guest.
+    pub(super) moving: Option<Moving>,
+    /// How many answers about its networks the guest owes.
+    pub(super) moves: u32,
     /// A snapshot that waits for the guest to stand still.
     pub(super) saving: Option<Saving>,
     /// How many answers about standing still the guest owes.
@@ -176,6 +184,9 @@ impl<M: Machine, R: Record> Session<M, R> {
             stopped: false,
             checks,
             updates: VecDeque::new(),
+            changes: VecDeque::new(),
+            moving: None,
+            moves: 0,
             saving: None,
             freezes: 0,
             taking_up: false,
@@ -316,7 +327,8 @@ impl<M: Machine, R: Record> Session<M, R> {
         let boot = (self.phase < Phase::Preparing).then_some(self.boot_until);
         let check = self.checks.as_ref().filter(|_| self.can_check());
         let saving = self.saving.as_ref().map(|saving| saving.until);
-        [boot, self.stop_at, self.end_at, self.quiet_at, check.and_then(Checks::deadline), saving]
+        let moving = self.moving.as_ref().map(|moving| moving.until);
+        [boot, self.stop_at, self.end_at, self.quiet_at, check.and_then(Checks::deadline), saving, moving]
             .into_iter()
             .flatten()
             .min()
@@ -341,6 +353,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
         self.on_check_time(now);
         self.on_saving_time(now);
+        self.on_networks_time(now);
         if self.end_at.is_some_and(|at| now >= at) {
             self.end_at = None;
             if self.phase < Phase::Closing {

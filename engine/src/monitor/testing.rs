@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use servin_devices::event::Event;
 use servin_init::proto::{
-    CONTROL_PORT, Channel, Encode, Exec, ExitStatus, Frames, GuestMessage, Hello, HostMessage, STREAM_PORT,
-    Stage, StreamMessage, VERSION,
+    CONTROL_PORT, Channel, Encode, Exec, ExitStatus, Frames, GuestMessage, Hello, HostMessage, Networks,
+    STREAM_PORT, Stage, StreamMessage, VERSION,
 };
 
 use super::machine::{BootClocks, Ended, Machine};
 use super::wire::{Ask, Decoder, Exit, Message, Tell};
 use crate::container::{Health, Update};
+use crate::network::{Attachment, Change, Mode, NetworkPlan, Networking, Published};
 use crate::snapshot::{Place, Target};
 
 /// How long a test waits for anything.
@@ -129,7 +130,8 @@ fn serve(shared: &Arc<Shared>, mut control: UnixStream) {
         while let Some(frame) = frames.next_frame().unwrap() {
             match HostMessage::decode(frame).unwrap() {
                 HostMessage::Configure(configure) => {
-                    shared.note(format!("configure {}", configure.hostname));
+                    let on = configure.networks.map(|networks| format!(" on{}", numbers(&networks)));
+                    shared.note(format!("configure {}{}", configure.hostname, on.unwrap_or_default()));
                     shared.say(&GuestMessage::Ready);
                 }
                 HostMessage::Exec(exec) => {
@@ -170,6 +172,15 @@ fn serve(shared: &Arc<Shared>, mut control: UnixStream) {
                     shared.note(format!("freeze {frozen}"));
                     let message = if shared.restless.load(Ordering::Relaxed) { "stop" } else { "" };
                     shared.say(&GuestMessage::Frozen { errno: 0, message: message.into() });
+                }
+                HostMessage::Networks(networks) => {
+                    let numbers = numbers(&networks);
+                    shared.note(format!("networks{numbers}"));
+                    // What ends with number 2 it cannot do, and to number 4 it says nothing.
+                    let message = if numbers.ends_with('2') { "unlucky" } else { "" };
+                    if !numbers.ends_with('4') {
+                        shared.say(&GuestMessage::Networked { errno: 22, message: message.into() });
+                    }
                 }
                 HostMessage::Shutdown => {
                     shared.note("shutdown");
@@ -354,6 +365,11 @@ impl Machine for FakeMachine {
         self.shared.note(format!("save {}{on}", dir.display()));
         if dir.ends_with("full") { Err("the disk is full".into()) } else { Ok(()) }
     }
+    fn rewire(&mut self, networks: &NetworkPlan) -> Result<Vec<Published>, String> {
+        let names = names(&networks.networking);
+        self.shared.note(format!("rewire {names}"));
+        if names.contains("broken") { Err("it is broken".into()) } else { Ok(Vec::new()) }
+    }
     fn main_started(&mut self) {}
     fn start_again(&mut self) -> Result<(), String> {
         self.shared.note("again");
@@ -386,7 +402,25 @@ pub(super) struct FakeRecord(
     Option<PathBuf>,
     /// The events.
     pub(super) Arc<Mutex<Vec<String>>>,
+    /// The networks.
+    Arc<Mutex<Networking>>,
 );
+
+impl FakeRecord {
+    /// On these networks, too.
+    pub(super) fn connect(&self, networks: &[&str]) {
+        let mut networking = self.4.lock().unwrap();
+        networks.iter().for_each(|name| networking.push(Attachment::new(Mode::Shared((*name).into()))));
+    }
+}
+
+fn numbers(networks: &Networks) -> String {
+    networks.cards.iter().map(|card| format!(" {}", card.number)).collect()
+}
+
+fn names(networking: &Networking) -> String {
+    networking.attachments.iter().map(|one| one.mode.network()).collect::<Vec<_>>().join(" ")
+}
 
 impl super::record::Record for FakeRecord {
     fn started(&mut self) {
@@ -422,6 +456,22 @@ impl super::record::Record for FakeRecord {
         let last = health.log.last().map(|result| format!(" {} {}", result.exit_code, result.output));
         let changed = if changed { " changed" } else { "" };
         self.0.lock().unwrap().push(format!("{}{changed}{}", health.status, last.unwrap_or_default()));
+    }
+    fn networks(&self) -> Result<NetworkPlan, String> {
+        Ok(NetworkPlan { networking: self.4.lock().unwrap().clone(), ..NetworkPlan::default() })
+    }
+    fn foresee(&self, change: &Change) -> Result<NetworkPlan, String> {
+        let networking = self.4.lock().unwrap().changed("box", change).map_err(|error| error.to_string())?;
+        Ok(NetworkPlan { networking, ..NetworkPlan::default() })
+    }
+    fn reconnect(&mut self, change: &Change) -> Result<NetworkPlan, String> {
+        let foreseen = self.foresee(change)?;
+        self.0.lock().unwrap().push(format!("on {}", names(&foreseen.networking)).trim_end().into());
+        *self.4.lock().unwrap() = foreseen.networking.clone();
+        Ok(foreseen)
+    }
+    fn published(&mut self, ports: Vec<Published>) {
+        assert!(ports.is_empty());
     }
     fn begin_snapshot(&mut self, target: &Target, known: &[String]) -> Result<(), String> {
         assert_eq!(known, ["7"]);

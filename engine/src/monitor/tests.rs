@@ -1,4 +1,5 @@
 mod control;
+mod networks;
 mod saving;
 
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -44,6 +45,10 @@ struct How {
     files_only: bool,
     template_only: bool,
     restored: bool,
+    /// It has a card.
+    network: bool,
+    /// Networks that it is on beside its own.
+    networks: Vec<&'static str>,
 }
 
 fn run(words: &[&str], how: How) -> Run {
@@ -54,6 +59,7 @@ fn run(words: &[&str], how: How) -> Run {
     }));
     (machine.warm, machine.template, machine.publishes) = (how.warm, how.template, how.publishes);
     let record = FakeRecord::default();
+    record.connect(&how.networks);
     let start = Start {
         configure: Configure { hostname: "box".into(), ..Configure::default() },
         main: Exec {
@@ -66,7 +72,7 @@ fn run(words: &[&str], how: How) -> Run {
         restored: how.restored,
         files_only: how.files_only,
         template_only: how.template_only,
-        network: false,
+        network: how.network,
         restart: how.restart,
         deadline: how.deadline.unwrap_or(Duration::from_secs(20)),
         stop_signal: 15,

@@ -16,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::container::{Text, Update};
+use crate::network::Change;
 use crate::snapshot::Target;
 
 /// Most bytes of input that may be sent before the guest has taken them.
@@ -127,6 +128,8 @@ pub enum Ask {
     Top,
     /// Change limits; told by [`Tell::Done`].
     Update(Box<Update>),
+    /// Connect it to a network, or disconnect it; told by [`Tell::Done`].
+    Networks(Box<Change>),
     /// Save the container; told by [`Tell::Done`], or by its end if it is to be stopped.
     Snapshot(Box<SnapshotRequest>),
 }
@@ -272,6 +275,7 @@ impl Message for Ask {
             Ask::Top => frame(out, 0x13, &[]),
             Ask::Update(update) => json(out, 0x14, update),
             Ask::Snapshot(request) => json(out, 0x16, request),
+            Ask::Networks(change) => json(out, 0x17, change),
             Ask::StopWith(seconds, signal) => json(out, 0x15, &(seconds, signal)),
             Ask::Files => frame(out, 0x0d, &[]),
         }
@@ -297,6 +301,7 @@ impl Message for Ask {
             0x13 => empty(kind, body, Ask::Top)?,
             0x14 => Ask::Update(parse(kind, body)?),
             0x16 => Ask::Snapshot(parse(kind, body)?),
+            0x17 => Ask::Networks(parse(kind, body)?),
             0x15 => {
                 let (seconds, signal) = parse(kind, body)?;
                 Ask::StopWith(seconds, signal)
@@ -422,6 +427,7 @@ mod tests {
             Ask::Top,
             Ask::Update(Box::new(Update { memory: Some(1), ..Update::default() })),
             Ask::Snapshot(Box::new(SnapshotRequest { target: Target::Name("x".into()), stop: true })),
+            Ask::Networks(Box::new(Change::Disconnect { network: "net".into(), force: true })),
             Ask::Files,
         ]
     }

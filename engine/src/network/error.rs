@@ -85,23 +85,51 @@ pub enum NetworkError {
         /// The network.
         network: String,
     },
-    /// A container runs.
+    /// Something else is done with a container.
     #[error(
-        "container {container} is running: its network card stays where it is until it has stopped; \"servin stop {container}\", then connect or disconnect it, then \"servin start {container}\""
+        "container {container} is being started, or its files are in use: wait until that is over, and try again"
     )]
     Running {
         /// The container.
         container: String,
     },
-    /// It is on a network already.
-    #[error(
-        "container {container} has one network card, on network {network}: \"servin network disconnect {network} {container}\" takes it from there first"
-    )]
+    /// It is on that network.
+    #[error("container {container} is already connected to network {network}")]
     Connected {
         /// The container.
         container: String,
-        /// Where it is.
+        /// The network.
         network: String,
+    },
+    /// Its card is somebody else's, as a whole.
+    #[error(
+        "container {container} cannot be connected to multiple networks with one of the networks in {other} mode: its card is what is behind that"
+    )]
+    Alone {
+        /// The container.
+        container: String,
+        /// The network that is alone.
+        other: String,
+    },
+    /// It is on as many as there can be.
+    #[error(
+        "container {container} is on {most} networks, and more a container cannot be on: disconnect it from one first"
+    )]
+    Most {
+        /// The container.
+        container: String,
+        /// How many there can be.
+        most: usize,
+    },
+    /// Two networks of one container would be the same to it.
+    #[error("a container cannot be on the networks {network} and {with} at once: {what}")]
+    Clash {
+        /// The network.
+        network: String,
+        /// The other one.
+        with: String,
+        /// What they have in common.
+        what: String,
     },
     /// It is not on that network.
     #[error("container {container} is not on network {network}")]

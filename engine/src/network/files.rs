@@ -18,13 +18,17 @@ pub(crate) fn resolv_conf(networking: &Networking) -> Option<Vec<u8>> {
 fn from_host(networking: &Networking, host: &str) -> Vec<u8> {
     let mut text = String::new();
     // On a network that is shared the gateway knows the others' names, and asks those resolvers itself.
-    let is_shared = matches!(networking.mode, Mode::Shared(_));
+    let is_shared = networking.is_shared();
+    let primary = networking.primary();
+    let gateway = primary.map(|primary| Ipv4Addr::from(networking.network(primary).gateway));
+    let is_tap = primary.is_some_and(|primary| matches!(primary.mode, Mode::Tap(_)));
     match networking.dns.as_slice() {
-        _ if is_shared => _ = writeln!(text, "nameserver {}", Ipv4Addr::from(networking.network().gateway)),
-        [] if matches!(networking.mode, Mode::Tap(_)) && !resolvers(host).is_empty() => {
+        [] if is_tap && !resolvers(host).is_empty() => {
             resolvers(host).iter().for_each(|server| _ = writeln!(text, "nameserver {server}"));
         }
-        [] => _ = writeln!(text, "nameserver {}", Ipv4Addr::from(networking.network().gateway)),
+        servers if is_shared || servers.is_empty() => {
+            gateway.iter().for_each(|gateway| _ = writeln!(text, "nameserver {gateway}"));
+        }
         servers => servers.iter().for_each(|server| _ = writeln!(text, "nameserver {server}")),
     }
     let words = |name: &str, given: &[String]| match given {
@@ -83,9 +87,9 @@ mod tests {
             ..Networking::default()
         };
         assert_eq!(text(&given), "nameserver 9.9.9.9\nnameserver 2620:fe::fe\noptions ndots:2 rotate\n");
-        assert_eq!(resolv_conf(&Networking { mode: Mode::None, ..given.clone() }), None);
+        assert_eq!(resolv_conf(&Networking { attachments: Vec::new(), ..given.clone() }), None);
         // The gateway knows the names of a network that is shared, and is asked for them as they are.
-        let shared = Networking { mode: Mode::Shared("net".into()), ..Networking::default() };
+        let shared = Networking::on(Mode::Shared("net".into()));
         assert_eq!(
             text(&shared),
             "nameserver 10.0.2.2\nsearch a.example b.example\noptions edns0 trust-ad ndots:0\n"
@@ -93,11 +97,11 @@ mod tests {
         // On a tap there is no gateway of ours: the host's own resolvers, where they can be reached from it.
         let subnet = "192.168.5.0/24".parse().unwrap();
         let tap = super::super::Tap { name: "tap0".into(), subnet, gateway: [192, 168, 5, 1].into() };
-        let tap = Networking { mode: Mode::Tap(tap), ..Networking::default() };
+        let tap = Networking::on(Mode::Tap(tap));
         assert!(text(&tap).starts_with("nameserver 192.168.5.1\nsearch"));
         let reached = from_host(&tap, "nameserver ::1\nnameserver 192.168.5.9\n");
         assert_eq!(String::from_utf8(reached).unwrap(), "nameserver 192.168.5.9\n");
-        let given = Networking { mode: shared.mode, ..given };
+        let given = Networking { attachments: shared.attachments, ..given };
         assert_eq!(text(&given), "nameserver 10.0.2.2\noptions ndots:2 rotate\n");
     }
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::container::{self, Config, Request, RootSource};
 use crate::store::{Record, Store};
+use crate::{Error, Result};
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -26,8 +27,40 @@ fn request(name: &str, change: impl FnOnce(&mut Networking)) -> Request {
 }
 
 fn on(network: &str) -> impl FnOnce(&mut Networking) {
-    let mode = Mode::Shared(network.into());
-    |asked| asked.mode = mode
+    let networking = Networking::on(Mode::Shared(network.into()));
+    |asked| asked.attachments = networking.attachments
+}
+
+fn on_all(networks: &[&str]) -> impl FnOnce(&mut Networking) {
+    let networks: Vec<String> = networks.iter().map(|name| (*name).to_owned()).collect();
+    move |asked| {
+        asked.attachments.clear();
+        networks.into_iter().for_each(|name| {
+            asked.push(Attachment::new(if name == "bridge" { Mode::Own } else { Mode::Shared(name) }));
+        });
+    }
+}
+
+/// The networks with the numbers and addresses there.
+fn shown(networking: &Networking) -> Vec<String> {
+    let one = |one: &Attachment| {
+        let address = Ipv4Addr::from(networking.network(one).address);
+        format!("{} {} {address}", one.number, one.mode.network())
+    };
+    networking.attachments.iter().map(one).collect()
+}
+
+fn connect(network: &str) -> Change {
+    Change::Connect { network: network.into(), address: None, aliases: Vec::new() }
+}
+
+fn disconnect(network: &str) -> Change {
+    Change::Disconnect { network: network.into(), force: false }
+}
+
+/// The first of a container's networks as the guest sees it.
+fn first(networking: &Networking) -> servin_init::proto::Network {
+    networking.network(&networking.attachments[0])
 }
 
 fn container(store: &Store, name: &str, network: &str) -> Record {
@@ -91,6 +124,7 @@ fn every_container_has_addresses_of_its_own_and_gives_them_back() {
     let a = container(&store, "a", "net");
     let asked = request("b", |asked| {
         on("net")(asked);
+        let asked = &mut asked.attachments[0];
         (asked.address, asked.mac) = (Some([10, 7, 0, 5].into()), Some([2, 0, 0, 0, 0, 9]));
         asked.aliases = vec!["DB".into(), "b".into()];
     });
@@ -104,13 +138,13 @@ fn every_container_has_addresses_of_its_own_and_gives_them_back() {
             format!("10.7.0.5 02:00:00:00:00:09 b {} db", container::short(&b.id)),
         ]
     );
-    let network = networking(&store, &b).network();
+    let network = first(&networking(&store, &b));
     assert_eq!((network.address, network.prefix, network.gateway), ([10, 7, 0, 5], 29, [10, 7, 0, 1]));
     assert_eq!(network.mac, Some([2, 0, 0, 0, 0, 9]));
-    let refused = |change: &dyn Fn(&mut Networking)| {
+    let refused = |change: &dyn Fn(&mut Attachment)| {
         let asked = request("d", |asked| {
             on("net")(asked);
-            change(asked);
+            change(&mut asked.attachments[0]);
         });
         let refused = error(container::create(&store, &asked));
         // Nothing of it is left.
@@ -129,7 +163,7 @@ fn every_container_has_addresses_of_its_own_and_gives_them_back() {
     assert!(error(container::create(&store, &request("f", on("net")))).contains("no free address"));
     container::remove(&store, &a, false).unwrap();
     let f = container(&store, "f", "net");
-    assert_eq!(networking(&store, &f).network().address, [10, 7, 0, 2]);
+    assert_eq!(first(&networking(&store, &f)).address, [10, 7, 0, 2]);
 }
 
 #[test]
@@ -150,35 +184,78 @@ fn a_network_with_members_stays_and_one_without_goes_with_its_directory() {
 }
 
 #[test]
-fn a_container_that_does_not_run_moves_from_network_to_network() {
+fn a_container_that_does_not_run_comes_to_networks_and_leaves_them() {
     let (_dir, store) = store();
     let networks = Networks::new(&store);
     make(&store, "one", Some("10.7.0.0/24"));
     make(&store, "two", Some("10.8.0.0/24"));
     let a = container::create(&store, &request("a", |_| ())).unwrap();
-    assert!(error(networks.disconnect(&a, "one")).contains("not on network one"));
-    assert!(error(networks.connect(&a, "bridge", None, Vec::new())).contains("on network bridge"));
-    networks.connect(&a, "one", Some([10, 7, 0, 77].into()), vec!["db".into()]).unwrap();
-    assert_eq!(networking(&store, &a).network().address, [10, 7, 0, 77]);
+    let change = |change: &Change| networks.change(&a, change);
+    assert!(error(change(&disconnect("one"))).contains("not on network one"));
+    assert!(error(change(&connect("bridge"))).contains("already connected to network bridge"));
+    assert!(error(change(&connect("none"))).contains("private (none) mode"));
+    let (address, aliases) = (Some([10, 7, 0, 77].into()), vec!["db".into()]);
+    change(&Change::Connect { network: "one".into(), address, aliases }).unwrap();
+    assert_eq!(shown(&networking(&store, &a)), ["0 bridge 10.0.2.15", "1 one 10.7.0.77"]);
+    assert!(error(change(&connect("one"))).contains("already connected to network one"));
     assert_eq!(lines(&store, "one").len(), 1);
-    assert!(error(networks.connect(&a, "two", None, Vec::new())).contains("on network one"));
+    change(&connect("two")).unwrap();
     networks.rename(&a, "renamed").unwrap();
-    assert_eq!(
-        lines(&store, "one"),
-        [format!("10.7.0.77 02:42:0a:07:00:4d renamed {} db", container::short(&a.id))]
-    );
-    networks.disconnect(&a, "one").unwrap();
+    let id = container::short(&a.id);
+    assert_eq!(lines(&store, "one"), [format!("10.7.0.77 02:42:0a:07:00:4d renamed {id} db")]);
+    assert_eq!(lines(&store, "two"), [format!("10.8.0.2 02:42:0a:08:00:02 renamed {id}")]);
+    assert!(error(networks.remove("two")).contains("used by: renamed"));
+    change(&disconnect("bridge")).unwrap();
+    assert_eq!(shown(&networking(&store, &a)), ["1 one 10.7.0.77", "2 two 10.8.0.2"]);
+    // The next machine has them without a gap, wherever they have gone since.
+    let mut places = networking(&store, &a);
+    places.count_anew();
+    places.attachments.iter_mut().for_each(|one| one.place = None);
+    networks.take_places(&a.id, &mut places).unwrap();
+    assert_eq!(shown(&places), ["0 one 10.7.0.77", "1 two 10.8.0.2"]);
+    change(&disconnect("one")).unwrap();
+    change(&disconnect("two")).unwrap();
     assert!(lines(&store, "one").is_empty() && !networking(&store, &a).has_card());
-    networks.connect(&a, "two", None, Vec::new()).unwrap();
-    let place = networks.place(&a.id, "two").unwrap();
-    assert_eq!((place.address, place.network.as_str()), (Ipv4Addr::new(10, 8, 0, 2), "two"));
-    networks.disconnect(&a, "two").unwrap();
-    networks.connect(&a, "bridge", None, Vec::new()).unwrap();
+    change(&connect("bridge")).unwrap();
     assert_eq!(networking(&store, &a), Networking::default());
-    // While it runs its card stays where it is.
+    // Its monitor alone changes one that runs.
     let run = container::RunDir::create(store.root(), &a.id).unwrap();
-    assert!(error(networks.connect(&a, "one", None, Vec::new())).contains("is running"));
+    assert!(error(change(&connect("one"))).contains("is being started"));
     run.remove().unwrap();
+}
+
+#[test]
+fn a_container_is_made_on_several_networks_or_on_none() {
+    let (_dir, store) = store();
+    make(&store, "one", Some("10.7.0.0/24"));
+    make(&store, "two", Some("10.8.0.0/24"));
+    make(&store, "like-bridge", Some("10.0.0.0/16"));
+    let a = container::create(&store, &request("a", on_all(&["two", "bridge", "one"]))).unwrap();
+    assert_eq!(shown(&networking(&store, &a)), ["0 two 10.8.0.2", "1 bridge 10.0.2.15", "2 one 10.7.0.2"]);
+    let refused = |networks: &[&str], change: &dyn Fn(&mut Networking)| {
+        let asked = request("b", |asked| {
+            on_all(networks)(asked);
+            change(asked);
+        });
+        let refused = error(container::create(&store, &asked));
+        assert_eq!(store.containers().list().unwrap().len(), 1, "{refused}");
+        assert_eq!(lines(&store, "one").len() + lines(&store, "two").len(), 2, "{refused}");
+        refused
+    };
+    assert!(refused(&["one", "other"], &|_| ()).contains("no such network: other"));
+    let clash = refused(&["like-bridge", "bridge"], &|_| ());
+    assert!(clash.contains("like-bridge and bridge") && clash.contains("10.0.0.0/16"), "{clash}");
+    let same = refused(&["one", "two"], &|asked| {
+        asked.attachments.iter_mut().for_each(|one| one.mac = Some([2, 0, 0, 0, 0, 7]));
+    });
+    assert!(same.contains("two and one") && same.contains("02:00:00:00:00:07"), "{same}");
+    // What is wrong with a network that comes later changes nothing.
+    let networks = Networks::new(&store);
+    assert!(error(networks.change(&a, &connect("like-bridge"))).contains("bridge"));
+    assert!(lines(&store, "like-bridge").is_empty());
+    container::remove(&store, &a, false).unwrap();
+    networks.remove("one").unwrap();
+    networks.remove("two").unwrap();
 }
 
 #[test]
@@ -200,6 +277,15 @@ fn an_internal_network_publishes_nothing() {
         error(container::create(&store, &publishing(|asked| asked.publish_all = true))).contains("internal")
     );
     container::create(&store, &publishing(|_| ())).unwrap();
+    // With another beside it the other one publishes.
+    make(&store, "out", None);
+    let both = request("b", |asked| {
+        on_all(&["in", "out"])(asked);
+        port(asked);
+    });
+    let both = networking(&store, &container::create(&store, &both).unwrap());
+    assert_eq!(both.primary().map(|one| one.mode.network()), Some("out"));
+    assert_eq!(both.wanted(&[]).len(), 1);
 }
 
 #[test]
@@ -230,7 +316,7 @@ fn a_network_with_ipv6_has_a_subnet_of_it_and_its_members_addresses_there() {
     let line = format!("10.7.0.2 02:42:0a:07:00:02 fd00:7::2 a {}", container::short(&a.id));
     assert_eq!(lines(&store, "six"), [line]);
     assert_eq!(networks.members("six").unwrap()[0].address6, Some("fd00:7::2".parse().unwrap()));
-    let v6 = networking(&store, &a).network().v6.unwrap();
+    let v6 = first(&networking(&store, &a)).v6.unwrap();
     assert_eq!(
         (v6.address, v6.gateway),
         ([0xfd, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], {
@@ -239,8 +325,14 @@ fn a_network_with_ipv6_has_a_subnet_of_it_and_its_members_addresses_there() {
             gateway
         })
     );
+    // Those that lead out of networks without IPv6 are no network's beside such.
+    let fixed = NewNetwork { subnet: None, ..new("fixed", Some("fd53:7276:696e::/64"), None) };
+    networks.create(&fixed).unwrap();
+    let refused = error(container::create(&store, &request("c", on_all(&["bridge", "fixed"]))));
+    assert!(refused.contains("bridge and fixed") || refused.contains("fixed and bridge"), "{refused}");
+    container::create(&store, &request("c", on_all(&["six", "fixed"]))).unwrap();
     // Where there is none, the container has that towards its own gateway alone.
     make(&store, "four", Some("10.8.0.0/24"));
     let b = container(&store, "b", "four");
-    assert_eq!(networking(&store, &b).network().v6, servin_init::proto::Network::OWN.v6);
+    assert_eq!(first(&networking(&store, &b)).v6, servin_init::proto::Network::OWN.v6);
 }

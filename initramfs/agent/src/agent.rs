@@ -12,8 +12,8 @@ use rustix::{
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
 };
 use servin_init::proto::{
-    BootOptions, Channel, Configure, Exec, ExitStatus, GuestMessage, Hello, HostMessage, MAX_DATA, Network,
-    Prepare, Root, Subject, Upper, VERSION,
+    BootOptions, Card, Channel, Configure, Exec, ExitStatus, GuestMessage, Hello, HostMessage, MAX_DATA,
+    Network, Networks, Prepare, Root, Subject, Upper, VERSION,
 };
 
 use crate::{
@@ -52,8 +52,8 @@ pub(crate) struct Agent {
     container: Option<Container>,
     /// A process that waits to become the main program.
     parked: Option<Parked>,
-    /// What the network card was set up with.
-    network: Option<Network>,
+    /// The networks that are set up.
+    cards: Vec<Card>,
     programs: Vec<Program>,
     /// Programs that start when the container does not stand still for its files any more.
     waiting: Vec<Exec>,
@@ -91,7 +91,7 @@ impl Agent {
             initramfs: None,
             container: None,
             parked: None,
-            network: None,
+            cards: Vec::new(),
             programs: Vec::new(),
             waiting: Vec::new(),
             had_main: false,
@@ -110,8 +110,7 @@ impl Agent {
             self.enter(root)?;
         }
         if options.network {
-            network::set_up(&Network::OWN, None)?;
-            self.network = Some(Network::OWN);
+            network::change(&mut self.cards, &[alone(Network::OWN)])?;
         }
         self.hello()?;
         if self.initramfs.is_some() {
@@ -271,6 +270,10 @@ impl Agent {
                 let (errno, message) = answer(self.freeze(frozen));
                 Ok(self.control.queue(&GuestMessage::Frozen { errno, message })?)
             }
+            HostMessage::Networks(networks) => {
+                let (errno, message) = answer(self.networks(&networks));
+                Ok(self.control.queue(&GuestMessage::Networked { errno, message })?)
+            }
             HostMessage::Observe { token, subject } => {
                 // Where /proc cannot be read there is nothing to tell.
                 let (text, cut) = match subject {
@@ -300,6 +303,15 @@ impl Agent {
         done
     }
 
+    /// Moves the container to these networks, and tells it of them.
+    fn networks(&mut self, networks: &Networks) -> Result<()> {
+        network::change(&mut self.cards, &networks.cards)?;
+        match (&mut self.container, &self.initramfs) {
+            (Some(container), Some(initramfs)) => setup::tell(container, networks, initramfs.as_fd()),
+            _ => Err(Failure::new("the container is not configured yet")),
+        }
+    }
+
     fn program(&self, id: u32) -> Option<&Program> {
         self.programs.iter().find(|program| program.id == id)
     }
@@ -319,9 +331,10 @@ impl Agent {
             }
             (Some(_), None) => {}
         }
-        if let Some(network) = configure.network.filter(|network| self.network != Some(*network)) {
-            network::set_up(&network, self.network.as_ref())?;
-            self.network = Some(network);
+        match (&configure.networks, configure.network) {
+            (Some(networks), _) => network::change(&mut self.cards, &networks.cards)?,
+            (None, Some(network)) => network::change(&mut self.cards, &[alone(network)])?,
+            (None, None) => {}
         }
         let Some(initramfs) = &self.initramfs else { return Ok(()) };
         let container = setup::configure(configure, initramfs.as_fd(), self.container.take())?;
@@ -470,6 +483,11 @@ impl Agent {
         }
         power::off()
     }
+}
+
+/// The network of a container that has one.
+fn alone(network: Network) -> Card {
+    Card { number: 0, network, leads_out: true }
 }
 
 /// A failure as it is told: number and text, empty if there was none.

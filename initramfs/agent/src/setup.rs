@@ -13,7 +13,7 @@ use rustix::{
     process::{chdir, fchdir},
     time::{ClockId, Timespec, clock_settime},
 };
-use servin_init::proto::{Configure, Limits, Mount, MountSource, Prepare};
+use servin_init::proto::{Configure, Limits, Mount, MountSource, Networks, Prepare};
 
 use crate::{
     boot::{c_path, make_directories, make_file, mount_making, name, remount_read_only},
@@ -146,16 +146,25 @@ fn files(
     contents: [Option<&[u8]>; FILES.len()],
     initramfs: BorrowedFd<'_>,
 ) -> Result<()> {
+    for (((_, target, _), content), is_bound) in FILES.into_iter().zip(contents).zip(&mut container.files) {
+        if content.is_none() && core::mem::take(is_bound) {
+            unmount(target, UnmountFlags::DETACH).doing(format_args!("show the image's {target:?}"))?;
+        }
+    }
+    lay(container, contents, initramfs)
+}
+
+/// Puts those files over the image's for which there is content.
+fn lay(
+    container: &mut Container,
+    contents: [Option<&[u8]>; FILES.len()],
+    initramfs: BorrowedFd<'_>,
+) -> Result<()> {
     let mut entered = false;
     for (((file, target, makes), content), is_bound) in
         FILES.into_iter().zip(contents).zip(&mut container.files)
     {
-        let Some(content) = content else {
-            if core::mem::take(is_bound) {
-                unmount(target, UnmountFlags::DETACH).doing(format_args!("show the image's {target:?}"))?;
-            }
-            continue;
-        };
+        let Some(content) = content else { continue };
         write_file(initramfs, file, OFlags::CREATE | OFlags::TRUNC, content)
             .doing(format_args!("write {file:?}"))?;
         if *is_bound {
@@ -172,6 +181,11 @@ fn files(
         }
     }
     if entered { chdir(c"/").doing("enter the root") } else { Ok(()) }
+}
+
+/// Changes the files that tell of the networks.
+pub(crate) fn tell(container: &mut Container, networks: &Networks, initramfs: BorrowedFd<'_>) -> Result<()> {
+    lay(container, [None, networks.hosts.as_deref(), networks.resolv_conf.as_deref(), None, None], initramfs)
 }
 
 fn write_file(

@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 
 use super::{
-    Configure, Encode, Error, Exec, Frame, Limits, Prepare, WindowSize, kind,
+    Configure, Encode, Error, Exec, Frame, Limits, Networks, Prepare, WindowSize, kind,
     wire::{Reader, Writer},
 };
 
@@ -63,6 +63,8 @@ pub enum HostMessage {
         /// It stands still.
         frozen: bool,
     },
+    /// Move the container to these networks; answered by [`GuestMessage::Networked`].
+    Networks(Networks),
 }
 
 /// What [`HostMessage::Observe`] asks about.
@@ -205,6 +207,14 @@ pub enum GuestMessage {
         /// What failed, for people; empty if it was done.
         message: String,
     },
+    /// Answer to [`HostMessage::Networks`]. What was done before the step that failed stays, and is known to the agent: the
+    /// networks that were can be asked for again.
+    Networked {
+        /// Linux error number, or 0 if there is none.
+        errno: i32,
+        /// What failed, for people; empty if it was done.
+        message: String,
+    },
     /// The agent cannot go on; the guest powers off after this.
     Error {
         /// Linux error number, or 0 if there is none.
@@ -269,6 +279,11 @@ impl Encode for HostMessage {
                 w.bool(*frozen);
                 w.finish()
             }
+            Self::Networks(networks) => {
+                let mut w = Writer::new(out, kind::NETWORKS);
+                networks.write(&mut w);
+                w.finish()
+            }
         }
     }
 }
@@ -305,6 +320,7 @@ impl HostMessage {
                 },
             },
             kind::FREEZE => Self::Freeze { frozen: r.bool("frozen")? },
+            kind::NETWORKS => Self::Networks(Networks::read(&mut r)?),
             other => return Err(Error::UnknownKind(other)),
         };
         r.end()?;
@@ -357,6 +373,7 @@ impl Encode for GuestMessage {
             }
             Self::Updated { errno, message } => tell_errno(out, kind::UPDATED, *errno, message),
             Self::Frozen { errno, message } => tell_errno(out, kind::FROZEN, *errno, message),
+            Self::Networked { errno, message } => tell_errno(out, kind::NETWORKED, *errno, message),
             Self::Observed { token, cut, text } => {
                 let mut w = Writer::new(out, kind::OBSERVED);
                 w.u64(*token).bool(*cut).bytes(text);
@@ -407,6 +424,7 @@ impl GuestMessage {
             kind::SYNCED => Self::Synced { token: r.u64()? },
             kind::UPDATED => Self::Updated { errno: r.i32()?, message: r.text("message")? },
             kind::FROZEN => Self::Frozen { errno: r.i32()?, message: r.text("message")? },
+            kind::NETWORKED => Self::Networked { errno: r.i32()?, message: r.text("message")? },
             kind::OBSERVED => Self::Observed { token: r.u64()?, cut: r.bool("cut")?, text: r.bytes()? },
             kind::ERROR => Self::Error { errno: r.i32()?, message: r.text("message")? },
             other => return Err(Error::UnknownKind(other)),

@@ -22,6 +22,8 @@ pub const OBSERVE: u16 = 0x0109;
 pub const FILES: u16 = 0x010a;
 /// Host to guest, control: [`super::HostMessage::Freeze`].
 pub const FREEZE: u16 = 0x010b;
+/// Host to guest, control: [`super::HostMessage::Networks`].
+pub const NETWORKS: u16 = 0x010c;
 
 /// Guest to host, control: [`super::GuestMessage::Hello`].
 pub const HELLO: u16 = 0x0201;
@@ -43,6 +45,8 @@ pub const UPDATED: u16 = 0x0208;
 pub const OBSERVED: u16 = 0x0209;
 /// Guest to host, control: [`super::GuestMessage::Frozen`].
 pub const FROZEN: u16 = 0x020a;
+/// Guest to host, control: [`super::GuestMessage::Networked`].
+pub const NETWORKED: u16 = 0x020b;
 
 /// Host to guest, stream: [`super::StreamMessage::Stdin`].
 pub const STDIN: u16 = 0x0301;
@@ -101,7 +105,7 @@ pub const MOST_OBSERVED: usize = 1024 * 1024;
 #[must_use]
 pub const fn limit(kind: u16) -> Option<usize> {
     match kind {
-        CONFIGURE => Some(1024 * 1024),
+        CONFIGURE | NETWORKS => Some(1024 * 1024),
         // The kernel takes an argument list and environment of up to a quarter of the stack limit (2 MiB).
         EXEC => Some(4 * 1024 * 1024),
         PREPARE => Some(64 * 1024),
@@ -114,7 +118,7 @@ pub const fn limit(kind: u16) -> Option<usize> {
         FILES_CHANGES | FILES_EXPORT | FILES_END | FILES_DONE => Some(0),
         HELLO | STARTED | EXITED | SYNCED | STREAM_HELLO => Some(64),
         UPDATE => Some(16 * 1024),
-        EXEC_FAILED | ERROR | UPDATED | FROZEN => Some(8 * 1024),
+        EXEC_FAILED | ERROR | UPDATED | FROZEN | NETWORKED => Some(8 * 1024),
         OBSERVED => Some(MOST_OBSERVED + 64),
         STDIN | STDOUT | STDERR => Some(super::MAX_DATA),
         SHUTDOWN | READY | STDIN_EOF | CLOSE_STDOUT | CLOSE_STDERR | STDOUT_EOF | STDERR_EOF => Some(0),

@@ -20,6 +20,7 @@
 //!   |<------ Signal, Resize, Exec (more programs), Files, Sync ----|
 //!   |<------ Update{limits}, Observe{token, subject} ---------------|   answered by Updated, Observed
 //!   |<------ Freeze{frozen} ---------------------------------------|   answered by Frozen
+//!   |<------ Networks{cards} --------------------------------------|   answered by Networked
 //!   |------- Exited{id, status, oom} ----------------------------->|   after the stream's last frame was written
 //!   |<------ Shutdown ---------------------------------------------|
 //!   |  sync, power off                                             |
@@ -86,14 +87,14 @@ pub use command_line::BootOptions;
 pub use control::{ExitStatus, GuestMessage, Hello, HostMessage, Stage, Subject};
 pub use files::{ChangeKind, FilesAsk, FilesTell, Node, NodeKind};
 pub use frame::{Channel, Frame, Frames, HEADER_LEN};
-pub use network::{Network, NetworkV6};
+pub use network::{Card, MOST_NETWORKS, Network, NetworkV6, Networks};
 pub use process::{Capabilities, DEFAULT_CAPABILITIES, Exec, Rlimit, WindowSize};
 pub use setup::{Configure, CpuLimit, Limits, Lower, Mount, MountSource, Prepare, Root, Upper};
 pub use stream::{StreamMessage, data_header};
 pub use wire::Error;
 
 /// Version of the protocol, carried in [`Hello`]. Host and guest must have the same.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Port on the host (CID 2) that takes the control connection.
 pub const CONTROL_PORT: u32 = 1024;

@@ -1,9 +1,83 @@
 //! The container's network, as the guest sets its card up. There is no DHCP: the host knows all of it.
 
+use alloc::vec::Vec;
+
 use super::{
     Error,
     wire::{Reader, Writer},
 };
+
+/// Networks of a container, at most.
+pub const MOST_NETWORKS: usize = 16;
+
+/// All of the container's networks, as they are to be from now on: what is not among them is taken away.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Networks {
+    /// The interfaces, each number once.
+    pub cards: Vec<Card>,
+    /// Content of /etc/resolv.conf; `None` leaves it as it is.
+    pub resolv_conf: Option<Vec<u8>>,
+    /// Content of /etc/hosts; `None` leaves it as it is.
+    pub hosts: Option<Vec<u8>>,
+}
+
+/// A network and the interface that leads to it. Number 0 is the card `eth0`; others are `ethN`, with an address of their
+/// own on the card's wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Less than [`MOST_NETWORKS`].
+    pub number: u8,
+    /// The addresses. `mac` is given where the number is not 0.
+    pub network: Network,
+    /// The way to everywhere is by this one's gateways.
+    pub leads_out: bool,
+}
+
+impl Card {
+    fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
+        let card = Self { number: r.u8()?, network: Network::read(r)?, leads_out: r.bool("card.leads_out")? };
+        if usize::from(card.number) >= MOST_NETWORKS {
+            return Err(Error::Invalid("card.number"));
+        }
+        if card.number > 0 && card.network.mac.is_none() {
+            return Err(Error::Invalid("card.network.mac"));
+        }
+        Ok(card)
+    }
+}
+
+impl Networks {
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
+        let cards = r.list(14, Card::read)?;
+        let is_twice =
+            |(at, card): (usize, &Card)| cards.iter().skip(at + 1).any(|b| b.number == card.number);
+        if cards.iter().enumerate().any(is_twice) {
+            return Err(Error::Invalid("card.number"));
+        }
+        if cards.iter().filter(|card| card.leads_out).count() > 1 {
+            return Err(Error::Invalid("card.leads_out"));
+        }
+        Ok(Self {
+            cards,
+            resolv_conf: r.option("networks.resolv_conf", Reader::bytes)?,
+            hosts: r.option("networks.hosts", Reader::bytes)?,
+        })
+    }
+
+    pub(super) fn write(&self, w: &mut Writer<'_>) {
+        w.list(&self.cards, |w, card| {
+            w.u8(card.number);
+            card.network.write(w);
+            w.bool(card.leads_out);
+        })
+        .option(self.resolv_conf.as_ref(), |w, conf| {
+            w.bytes(conf);
+        })
+        .option(self.hosts.as_ref(), |w, hosts| {
+            w.bytes(hosts);
+        });
+    }
+}
 
 /// The card `eth0`: its addresses, and the gateway that leads everywhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +119,9 @@ impl Network {
         }),
         gateway_mac: Some([2, 0x53, 0x56, 0, 0, 1]),
     };
+
+    /// The address on the wire that the card has by itself.
+    pub const CARD: [u8; 6] = [2, 0x53, 0x56, 0, 0, 0x15];
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Error> {
         let network = Self {

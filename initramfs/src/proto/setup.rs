@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 
 use super::{
-    Error, Network,
+    Error, Network, Networks,
     wire::{Reader, Writer},
 };
 
@@ -241,6 +241,8 @@ pub struct Configure {
     pub sysctls: Vec<(String, String)>,
     /// The card, where it is not [`Network::OWN`] as [`super::BootOptions::network`] set it up.
     pub network: Option<Network>,
+    /// All networks, where there are more than one; [`Self::network`] says nothing then.
+    pub networks: Option<Networks>,
     /// Content of /etc/machine-id (machine-id(5)) and of D-Bus's copy, where there are such files; `None` leaves them.
     pub machine_id: Option<Vec<u8>>,
 }
@@ -283,6 +285,7 @@ impl Configure {
                 Ok((path, value))
             })?,
             network: r.option("network", Network::read)?,
+            networks: r.option("networks", Networks::read)?,
             machine_id: r.option("machine_id", Reader::bytes)?,
         })
     }
@@ -312,6 +315,7 @@ impl Configure {
             w.bytes(path.as_bytes()).bytes(value.as_bytes());
         })
         .option(self.network.as_ref(), |w, network| network.write(w))
+        .option(self.networks.as_ref(), |w, networks| networks.write(w))
         .option(self.machine_id.as_ref(), |w, id| {
             w.bytes(id);
         });

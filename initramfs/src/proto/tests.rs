@@ -9,6 +9,18 @@ use alloc::{
 
 use super::*;
 
+fn networks() -> Networks {
+    let other = Network { mac: Some([2, 0, 0, 0, 0, 9]), v6: None, ..Network::OWN };
+    Networks {
+        cards: vec![
+            Card { number: 0, network: Network::OWN, leads_out: true },
+            Card { number: 15, network: other, leads_out: false },
+        ],
+        resolv_conf: Some(b"nameserver 10.0.2.2\n".to_vec()),
+        hosts: None,
+    }
+}
+
 fn host_messages() -> Vec<HostMessage> {
     let mount = |source| Mount {
         source,
@@ -42,6 +54,7 @@ fn host_messages() -> Vec<HostMessage> {
         shm_size: Some(1),
         sysctls: vec![("net/core/somaxconn".into(), "1024".into())],
         network: Some(Network { mac: Some([2, 0, 0, 0, 0, 9]), ..Network::OWN }),
+        networks: Some(networks()),
         machine_id: Some(b"0123456789abcdef0123456789abcdef\n".to_vec()),
     };
     let roots = [
@@ -91,6 +104,8 @@ fn host_messages() -> Vec<HostMessage> {
         HostMessage::Observe { token: 9, subject: Subject::Processes },
         HostMessage::Freeze { frozen: true },
         HostMessage::Freeze { frozen: false },
+        HostMessage::Networks(Networks::default()),
+        HostMessage::Networks(networks()),
     ];
     messages.extend(
         roots.map(|root| HostMessage::Configure(Configure { root: Some(root), ..Configure::default() })),
@@ -108,6 +123,7 @@ fn guest_messages() -> Vec<GuestMessage> {
         GuestMessage::Synced { token: 5 },
         GuestMessage::Updated { errno: 0, message: String::new() },
         GuestMessage::Frozen { errno: 110, message: "wait".into() },
+        GuestMessage::Networked { errno: 19, message: "find the network card".into() },
         GuestMessage::Observed { token: 9, cut: true, text: vec![b'x'; 70_000] },
         GuestMessage::Error { errno: 5, message: "mount the root".into() },
     ];

@@ -3,6 +3,7 @@
 mod files;
 mod harness;
 mod limits;
+mod networks;
 mod still;
 
 use std::fs;

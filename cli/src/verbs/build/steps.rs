@@ -8,7 +8,7 @@ use std::path::Path;
 use parse_dockerfile::{Command, Flag, Instruction, Source};
 use servin_engine::container::{Request, RootSource};
 use servin_engine::image::{Composed, Digest, Image};
-use servin_engine::network::Mode;
+use servin_engine::network::Networking;
 
 use super::copy::Copy;
 use super::machine::Container;
@@ -253,7 +253,7 @@ impl Build<'_> {
         }
         match self.typed.network.as_deref() {
             None | Some("default" | "bridge") => {}
-            Some("none") => request.network.mode = Mode::None,
+            Some("none") => request.network = Networking::none(),
             Some(other) => {
                 return Err(usage(format!("--network {other}: a step's network is default or none")));
             }

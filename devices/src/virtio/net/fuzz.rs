@@ -8,11 +8,14 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use super::nat::{Addresses, Config, Forward, GATEWAY_MAC, Listener, Nat};
+use super::trunk::{Trunk, Wire};
 use super::wire::{Mac, Tcp};
 use super::{Net, RECEIVE, TRANSMIT};
 use crate::testing::Rig;
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
+/// The guest's on a second network, that comes and goes.
+const SECOND: Mac = Mac([2, 0, 0, 0, 0, 3]);
 /// Stands for this host's loopback.
 const OUTSIDE: [u8; 4] = [198, 51, 100, 1];
 
@@ -64,6 +67,27 @@ fn tame(frame: &mut [u8], choice: u8, tcp: u16, udp: u16) {
     }
 }
 
+/// A network of the guest, with the same addresses for each.
+fn wire(mac: Mac, forwards: Vec<Forward>) -> Wire {
+    let config = Config {
+        addresses: Addresses {
+            guest: [10, 0, 2, 15].into(),
+            gateway: [10, 0, 2, 2].into(),
+            prefix: 24,
+            guest6: "fd00::15".parse().unwrap(),
+            gateway6: "fd00::2".parse().unwrap(),
+        },
+        mac,
+        resolv_conf: "/nonexistent".into(),
+        resolvers: Vec::new(),
+        names: None,
+        forwards,
+        aliases: vec![(OUTSIDE.into(), Ipv4Addr::LOCALHOST.into())],
+        outside: true,
+    };
+    Wire { mac, backend: Box::new(Nat::new(config)) }
+}
+
 /// Runs the network on these bytes.
 ///
 /// # Panics
@@ -79,31 +103,18 @@ pub fn fuzz(data: &[u8]) {
     let port = server.local_addr().unwrap().port();
     let udp = datagrams.local_addr().unwrap().port();
     let (inward, visit) = (published.local_addr().unwrap(), visited.local_addr().unwrap());
-    let config = Config {
-        addresses: Addresses {
-            guest: [10, 0, 2, 15].into(),
-            gateway: [10, 0, 2, 2].into(),
-            prefix: 24,
-            guest6: "fd00::15".parse().unwrap(),
-            gateway6: "fd00::2".parse().unwrap(),
-        },
-        mac: MAC,
-        resolv_conf: "/nonexistent".into(),
-        resolvers: Vec::new(),
-        names: None,
-        forwards: vec![
-            Forward { listener: Listener::Tcp(published), port: 80 },
-            Forward { listener: Listener::Udp(visited), port: 53 },
-        ],
-        aliases: vec![(OUTSIDE.into(), Ipv4Addr::LOCALHOST.into())],
-        outside: true,
-    };
-    let mut rig = Rig::new(Box::new(Net::new(MAC, Box::new(Nat::new(config)))));
+    let forwards = vec![
+        Forward { listener: Listener::Tcp(published), port: 80 },
+        Forward { listener: Listener::Udp(visited), port: 53 },
+    ];
+    let (trunk, plug) = Trunk::new(Some(wire(MAC, forwards))).unwrap();
+    let mut rig = Rig::new(Box::new(Net::new(MAC, Box::new(trunk))));
     rig.init(if input.byte() & 1 == 0 { u64::MAX } else { u64::from(input.word()) << 8 });
     let mut streams: Vec<TcpStream> = Vec::new();
     // As the guest's end of a connection would have them.
     let (mut seq, mut ack) = (1000_u32, 0_u32);
-    let link = super::wire::Link { dst: GATEWAY_MAC, src: MAC };
+    let mut link = super::wire::Link { dst: GATEWAY_MAC, src: MAC };
+    let mut other = SECOND;
     for _ in 0..200 {
         if input.0.is_empty() {
             break;
@@ -114,7 +125,7 @@ pub fn fuzz(data: &[u8]) {
                 let len = usize::from(input.byte());
                 let choice = input.byte();
                 frame.extend(GATEWAY_MAC.0);
-                frame.extend(MAC.0);
+                frame.extend(if choice & 0x40 == 0 { MAC.0 } else { SECOND.0 });
                 frame.extend([[8, 0], [8, 6], [0x86, 0xdd], [9, 9]][usize::from(choice >> 4) % 4]);
                 frame.extend(input.bytes(len));
                 tame(&mut frame, choice, port, udp);
@@ -203,6 +214,15 @@ pub fn fuzz(data: &[u8]) {
                 1 => {
                     let _ = rig.transport().turn(Duration::from_millis(1));
                 }
+                // Done by the card's next turn, below.
+                2 => {
+                    plug.order(1, Some(wire(SECOND, Vec::new())));
+                }
+                3 => {
+                    plug.order(usize::from(input.byte() & 1), None);
+                }
+                // From now on it speaks by the other interface.
+                4 => std::mem::swap(&mut link.src, &mut other),
                 len => {
                     let mut bytes = input.bytes(usize::from(len)).to_vec();
                     if let Some(frame) = bytes.get_mut(12..) {

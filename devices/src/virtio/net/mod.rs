@@ -14,6 +14,7 @@ pub mod stream;
 pub mod switch;
 #[cfg(unix)]
 pub mod tap;
+pub mod trunk;
 pub mod wire;
 
 use serde::{Deserialize, Serialize};

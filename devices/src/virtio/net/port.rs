@@ -6,7 +6,7 @@ use virtio_bindings::bindings::virtio_net as bits;
 
 use super::super::{Chain, Error, Io};
 use super::header::{GSO_TCPV4, GSO_TCPV6, HEADER_LEN, Header, NEEDS_CSUM};
-use super::{RECEIVE, wire};
+use super::{Mac, RECEIVE, wire};
 use crate::event::{Ready, Source, Token};
 
 /// A long TCP segment, for the guest to see as if it had been cut.
@@ -48,6 +48,10 @@ pub struct Port<'a> {
     /// Chains taken for a frame that is about to come, with their room.
     reserved: Vec<(Chain, usize)>,
     asked: bool,
+    /// Added to the tokens of the back end that is called.
+    base: Token,
+    /// The interface of the guest that alone hears its frames, where there are several.
+    only: Option<Mac>,
 }
 
 impl std::fmt::Debug for Port<'_> {
@@ -58,7 +62,7 @@ impl std::fmt::Debug for Port<'_> {
 
 impl<'a> Port<'a> {
     pub(super) fn new(io: &'a mut dyn Io, features: u64) -> Self {
-        Self { io, features, reserved: Vec::new(), asked: false }
+        Self { io, features, reserved: Vec::new(), asked: false, base: 0, only: None }
     }
 
     /// Gives back what was reserved and not used; says whether the guest's frames were asked for.
@@ -71,6 +75,11 @@ impl<'a> Port<'a> {
         for (chain, _) in self.reserved.drain(..).rev() {
             self.io.unpop(RECEIVE, chain);
         }
+    }
+
+    /// Whose back end is called: its tokens are from `base` on, and what it sends to groups goes to `only`.
+    pub(super) fn aim(&mut self, base: Token, only: Option<Mac>) {
+        (self.base, self.only) = (base, only);
     }
 
     fn has(&self, bit: u32) -> bool {
@@ -116,14 +125,17 @@ impl<'a> Port<'a> {
     pub fn deliver(&mut self, frame: &Outgoing<'_>) -> Result<Delivery, Error> {
         let len = frame.head.len() + frame.payload.iter().map(|part| part.len()).sum::<usize>();
         let mut header = Header { num_buffers: 1, ..Header::default() };
-        let mut finished = None;
+        let mut changed = self.only.filter(|_| is_for_group(frame.head)).map(|mac| {
+            let mut head = frame.head.to_vec();
+            head.iter_mut().zip(mac.0).for_each(|(place, byte)| *place = byte);
+            head
+        });
         if let Some((start, offset)) = frame.checksum {
             if self.has(bits::VIRTIO_NET_F_GUEST_CSUM) {
                 (header.flags, header.csum_start, header.csum_offset) = (NEEDS_CSUM, start, offset);
             } else {
-                let mut head = frame.head.to_vec();
-                wire::finish(&mut head, frame.payload, usize::from(start), usize::from(offset));
-                finished = Some(head);
+                let head = changed.get_or_insert_with(|| frame.head.to_vec());
+                wire::finish(head, frame.payload, usize::from(start), usize::from(offset));
             }
         }
         if let Some(Segments { v6, size }) = frame.segments {
@@ -131,7 +143,7 @@ impl<'a> Port<'a> {
             header.gso_size = size;
             header.hdr_len = u16::try_from(frame.head.len()).unwrap_or(u16::MAX);
         }
-        let head = finished.as_deref().unwrap_or(frame.head);
+        let head = changed.as_deref().unwrap_or(frame.head);
         self.put(header, &[head, frame.payload[0], frame.payload[1]], len)
     }
 
@@ -192,7 +204,7 @@ impl<'a> Port<'a> {
     /// # Errors
     /// The source cannot be watched.
     pub fn watch(&mut self, source: Source<'_>, token: Token, interest: Ready) -> std::io::Result<()> {
-        self.io.watch(source, token, interest)
+        self.io.watch(source, self.base + token, interest)
     }
 
     /// Changes what is waited for.
@@ -200,11 +212,15 @@ impl<'a> Port<'a> {
     /// # Errors
     /// The source is not watched.
     pub fn rewatch(&mut self, source: Source<'_>, token: Token, interest: Ready) -> std::io::Result<()> {
-        self.io.rewatch(source, token, interest)
+        self.io.rewatch(source, self.base + token, interest)
     }
 
     /// Stops watching a source.
     pub fn unwatch(&mut self, source: Source<'_>) {
         let _ = self.io.unwatch(source);
     }
+}
+
+fn is_for_group(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| first & 1 != 0)
 }

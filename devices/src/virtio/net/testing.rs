@@ -85,7 +85,11 @@ impl Guest {
 
     /// A guest with this card.
     pub(crate) fn on(card: Net, features: u64) -> Self {
-        let mut rig = Rig::new(Box::new(card));
+        Self::in_rig(Rig::new(Box::new(card)), features)
+    }
+
+    /// A guest with the card of this rig.
+    pub(crate) fn in_rig(mut rig: Rig, features: u64) -> Self {
         rig.init(features);
         let mut guest = Self { rig, posted: 0 };
         guest.post(BUFFERS);
@@ -124,12 +128,13 @@ impl Guest {
     pub(crate) fn receive(&mut self) -> Received {
         let start = Instant::now();
         loop {
+            let edges = self.rig.line().edges();
             if let Some(frame) = self.poll() {
                 self.post(BUFFERS);
                 return frame;
             }
             assert!(start.elapsed() < DEADLINE, "no frame came");
-            self.rig.transport().turn(Duration::from_millis(20)).unwrap();
+            self.rig.wait(edges);
         }
     }
 
@@ -153,6 +158,7 @@ impl Guest {
 
 /// One TCP connection of the guest.
 pub(crate) struct Socket {
+    pub(crate) link: Link,
     pub(crate) me: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) seq: u32,
@@ -163,7 +169,7 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn new(port: u16, peer: &str) -> Self {
         let me = SocketAddr::new(addresses().guest.into(), port);
-        Self { me, peer: peer.parse().unwrap(), seq: 1000, ack: 0, window: 60_000 }
+        Self { link: Guest::link(), me, peer: peer.parse().unwrap(), seq: 1000, ack: 0, window: 60_000 }
     }
 
     /// Sends a segment; what it takes of the numbers is counted.
@@ -181,7 +187,7 @@ impl Socket {
             ..Tcp::default()
         };
         let mut frame = Vec::new();
-        let (start, offset) = Guest::link().tcp(&mut frame, (self.me, self.peer), &tcp, data.len());
+        let (start, offset) = self.link.tcp(&mut frame, (self.me, self.peer), &tcp, data.len());
         wire::finish(&mut frame, [data, &[]], start.into(), offset.into());
         frame.extend(data);
         guest.send(&frame);

@@ -45,7 +45,10 @@ const TIMER: Token = 0;
 /// Forwards have the tokens from here, connections those above.
 const FORWARDS: Token = 1;
 const FLOWS: Token = 0x1_0000;
-const LAST_FLOW: Token = 0x7fff_ffff;
+const LAST_FLOW: Token = 0x07ff_ffff;
+
+/// It makes the frames of its connections anew.
+pub(super) const OFFLOADS: Offloads = Offloads { takes_unfinished: true, takes_long: true };
 
 /// Connections of a guest, at most.
 const MAX_TCP: usize = 512;
@@ -480,7 +483,7 @@ impl Nat {
 
 impl Backend for Nat {
     fn offloads(&self) -> Offloads {
-        Offloads { takes_unfinished: true, takes_long: true }
+        OFFLOADS
     }
 
     fn start(&mut self, port: &mut Port<'_>) -> Result<(), Error> {

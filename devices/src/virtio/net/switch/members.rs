@@ -141,6 +141,7 @@ impl Members {
 }
 
 /// Names of members that run.
+#[derive(Debug)]
 pub(super) struct MemberNames(pub(super) std::sync::Arc<Members>);
 
 impl Names for MemberNames {

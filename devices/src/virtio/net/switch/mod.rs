@@ -14,6 +14,7 @@
 //! is checked again: from the addresses of a member, to this one, with offloads that fit the frame. Nobody waits for
 //! anybody: what a slow member does not take is kept up to a bound and lost then.
 
+mod directories;
 mod frame;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
@@ -31,6 +32,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use directories::Directories;
 pub use members::Member;
 
 use super::super::Error;
@@ -46,7 +48,7 @@ use peers::Peers;
 pub const MEMBERS: &str = Directory::MEMBERS;
 
 /// Above the gateway's tokens.
-const SOCKET: Token = 0x8000_0000;
+const SOCKET: Token = 0x0800_0000;
 const PEERS: Token = SOCKET + 1;
 /// Frames taken from the socket in one call.
 const BATCH: usize = 64;
@@ -57,7 +59,7 @@ const HEAD: usize = ETHERNET + 40 + 24;
 
 /// What a [`Switch`] is made from.
 pub struct Config {
-    /// The gateway; its guest is the member. Names are those of the members.
+    /// The gateway; its guest is the member. Names are those of the members where it has none.
     pub nat: nat::Config,
     /// The network's directory.
     pub directory: PathBuf,
@@ -102,7 +104,9 @@ impl Switch {
         }
         let socket = UnixDatagram::bind(&path)?;
         socket.set_nonblocking(true)?;
-        nat.names = Some(Box::new(MemberNames(Arc::clone(&members))));
+        if nat.names.is_none() {
+            nat.names = Some(Box::new(MemberNames(Arc::clone(&members))));
+        }
         Ok(Self {
             addresses: nat.addresses.clone(),
             mac: nat.mac,

@@ -110,6 +110,42 @@ fn a_member_that_does_not_run_has_no_address_and_no_name() {
 }
 
 #[test]
+fn names_of_all_networks_are_known_while_they_are_there() {
+    let (near, far) = (network(), tempfile::tempdir().unwrap());
+    list(far.path(), &[(C, "four db")]);
+    let names = Directories::new();
+    let lookup = |name: &str| nat::Names::lookup(&names, name);
+    names.add(near.path()).unwrap();
+    names.add(near.path()).unwrap();
+    assert!(names.add(&far.path().join("none")).is_err());
+    // The gateway of the one network is asked for a member of the other.
+    let mut one = config(A, near.path());
+    one.nat.names = Some(Box::new(names.clone()));
+    let mut a = Guest::on(Net::new(A.1, Box::new(Switch::new(one).unwrap())), u64::MAX);
+    let _b = guest(B, near.path());
+    let _c = guest(C, far.path());
+    assert_eq!((lookup("four"), lookup("db")), (None, Some(vec![B.0.into()])));
+    names.add(far.path()).unwrap();
+    assert_eq!(lookup("db"), Some(vec![B.0.into(), C.0.into()]));
+    a.send(&question(A, b"\x04four"));
+    assert!(a.receive().body().ends_with(&C.0.octets()));
+    names.remove(near.path());
+    assert_eq!((lookup("two"), lookup("four")), (None, Some(vec![C.0.into()])));
+}
+
+/// A question to the gateway for the address of a name.
+fn question(who: (Ipv4Addr, Mac), name: &[u8]) -> Vec<u8> {
+    let head = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00";
+    let question = [&head[..], name, b"\x00\x00\x01\x00\x01"].concat();
+    let (src, dst) = ((who.0, 4000).into(), ([10, 0, 2, 2], 53).into());
+    let mut frame = Vec::new();
+    let (start, offset) = Link { dst: GATEWAY_MAC, src: who.1 }.udp(&mut frame, src, dst, question.len());
+    frame.extend(question);
+    wire::finish(&mut frame, [&[], &[]], start.into(), offset.into());
+    frame
+}
+
+#[test]
 fn one_that_was_started_again_is_found_again() {
     let dir = network();
     let (mut a, b) = (guest(A, dir.path()), guest(B, dir.path()));
@@ -267,17 +303,10 @@ fn without_an_outside_the_gateway_leads_nowhere_and_knows_names() {
     config.nat.outside = false;
     let switch = Switch::new(config).unwrap();
     let mut a = Guest::on(Net::new(A.1, Box::new(switch)), u64::MAX);
-    let gateway = (Ipv4Addr::new(10, 0, 2, 2), GATEWAY_MAC);
     a.send(&datagram(A, (OUTSIDE.parse().unwrap(), GATEWAY_MAC), b"out"));
     let told = a.receive();
     assert_eq!((told.ip().protocol, &told.body()[..2]), (wire::ICMP, &[3, 0][..]));
-    let question = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03one\x00\x00\x01\x00\x01";
-    let mut frame = Vec::new();
-    let ends = ((A.0, 4000).into(), (gateway.0, 53).into());
-    let (start, offset) = Link { dst: gateway.1, src: A.1 }.udp(&mut frame, ends.0, ends.1, question.len());
-    frame.extend(question);
-    wire::finish(&mut frame, [&[], &[]], start.into(), offset.into());
-    a.send(&frame);
+    a.send(&question(A, b"\x03one"));
     assert!(a.receive().body().ends_with(&A.0.octets()));
 }
 
