@@ -175,7 +175,12 @@ fn a_container_comes_to_a_network_and_leaves_another_while_it_runs() {
     servin.go(&["ps", "--filter", "name=one", "--format", "{{.Networks}}"]).expect(0, "front,back\n");
     assert!(servin.go(&["network", "inspect", "back"]).text().contains("10.91.0.50/24"));
     refused(&servin, &["network", "rm", "back"], "used by: two, one");
-    // What led out goes, and the other one takes its place.
+    // What led out goes, and the other one takes its place; a connection on that goes on.
+    servin.go(&["exec", "-d", "one", "sh", "-c", "nc -l -p 7001 -e sh -c 'cat > /tmp/held'"]);
+    until(&servin, "one", "netstat -ltn | grep -q :7001");
+    let talk = "(echo before; while [ ! -e /tmp/go ]; do sleep 1; done; echo after) | nc web 7001";
+    servin.go(&["exec", "-d", "two", "sh", "-c", talk]);
+    until(&servin, "one", "grep before /tmp/held");
     servin.go(&["network", "disconnect", "front", "one"]).expect(0, "");
     refused(&servin, &["network", "disconnect", "front", "one"], "not on network front");
     let gone = servin.go(&["exec", "near", "sh", "-c", "nslookup -type=a one; ping -c 1 -W 2 10.90.0.2"]);
@@ -186,6 +191,8 @@ fn a_container_comes_to_a_network_and_leaves_another_while_it_runs() {
     assert!(resolvers.contains("nameserver 10.91.0.1\n") && !resolvers.contains("10.90.0"), "{resolvers}");
     until(&servin, "one", "ping -c 1 -W 5 two");
     until(&servin, "two", "ping -c 1 -W 5 one");
+    servin.go(&["exec", "two", "touch", "/tmp/go"]);
+    until(&servin, "one", "grep after /tmp/held");
     assert_eq!(page(&servin, "one"), "page\n");
     // From none it comes back, and is there when it starts again.
     servin.go(&["network", "disconnect", "back", "one"]).expect(0, "");
