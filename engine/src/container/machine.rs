@@ -384,7 +384,7 @@ impl Machine for VirtualMachine {
         self.try_snapshot(vm, place).map_err(|error| format!("cannot save the container: {}", chain(&error)))
     }
 
-    fn main_started(&mut self) {
+    fn learn(&mut self) {
         if !std::mem::take(&mut self.teaches) {
             return;
         }

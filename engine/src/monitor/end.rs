@@ -30,6 +30,9 @@ impl<M: Machine, R: Record> Session<M, R> {
         self.stop_at = None;
         self.clocks.exited = Some(self.microseconds(Instant::now()));
         self.last = Some(outcome);
+        if ran {
+            self.machine.learn();
+        }
         if ran && self.start.needs_shutdown && self.control.is_some() {
             self.end_at = Some(Instant::now() + SHUTDOWN);
             self.tell_guest(&HostMessage::Shutdown);

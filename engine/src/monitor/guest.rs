@@ -165,7 +165,6 @@ impl<M: Machine, R: Record> Session<M, R> {
             self.begin_checks();
         }
         self.on_started(MAIN);
-        self.machine.main_started();
         self.next_change();
     }
 
@@ -299,6 +298,7 @@ impl<M: Machine, R: Record> Session<M, R> {
         }
         if first && id == MAIN && self.clocks.first_byte.is_none() {
             self.clocks.first_byte = Some(self.microseconds(now));
+            self.machine.learn();
         }
         if broken {
             return self.fail(125, "the guest broke the protocol of a stream".into(), None);

@@ -96,8 +96,8 @@ pub(crate) trait Machine {
     /// Why a network cannot be there.
     fn rewire(&mut self, networks: &NetworkPlan) -> Result<Vec<Published>, String>;
 
-    /// The main program runs.
-    fn main_started(&mut self);
+    /// The main program has come so far that what was written by now is what others like it write first.
+    fn learn(&mut self);
 
     /// Writes what was noted of its start, where somebody wanted to know. It still has its devices.
     fn write_trace(&self, _: &Clocks) {}

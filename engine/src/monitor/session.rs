@@ -336,6 +336,7 @@ impl<M: Machine, R: Record> Session<M, R> {
 
     fn on_time(&mut self, now: Instant) {
         if self.quiet_at.take_if(|at| now >= *at).is_some() {
+            self.machine.learn();
             self.record.rest();
         }
         if self.phase == Phase::Resting {

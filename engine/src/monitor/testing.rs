@@ -370,7 +370,7 @@ impl Machine for FakeMachine {
         self.shared.note(format!("rewire {names}"));
         if names.contains("broken") { Err("it is broken".into()) } else { Ok(Vec::new()) }
     }
-    fn main_started(&mut self) {}
+    fn learn(&mut self) {}
     fn start_again(&mut self) -> Result<(), String> {
         self.shared.note("again");
         self.reboot();
