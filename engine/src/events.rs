@@ -197,6 +197,14 @@ impl Reader {
     }
 }
 
+/// All events of a data root as kind, action and id.
+#[cfg(test)]
+pub(crate) fn told(root: &Path) -> Vec<String> {
+    let log = fs::read_to_string(root.join("events/log")).unwrap();
+    let event = |line| serde_json::from_str::<Event>(line).unwrap();
+    log.lines().map(event).map(|one| format!("{} {} {}", one.kind, one.action, one.actor.id)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

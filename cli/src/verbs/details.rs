@@ -5,14 +5,13 @@ use servin_engine::container::{
     Config, Health, Plan, Privileges, Request, Text, machine_memory, short, signal,
 };
 use servin_engine::image::Images;
-use servin_engine::network::{Attachment, Mode, Networking};
+use servin_engine::network::{Attachment, Mode, Networking, built_in_id};
 use servin_engine::store::{Record, State, Store, disk_usage};
 use servin_engine::time::rfc3339;
 use servin_engine::volume::Volumes;
 use servin_init::proto::{Network, NetworkV6};
 
 use super::containers::config;
-use super::network::built_in_id;
 use super::port;
 use crate::error::Result;
 

@@ -17,7 +17,7 @@ use crate::template::Template;
 use crate::watch::Watch;
 
 /// Keys of `--filter`.
-const FILTERS: &[&str] = &["type", "event", "container", "image", "label", "label!"];
+const FILTERS: &[&str] = &["type", "event", "container", "image", "network", "volume", "label", "label!"];
 
 /// How an event is shown.
 enum Shown {
@@ -96,7 +96,12 @@ fn fits(filters: &Filters, event: &Event) -> bool {
     };
     filters.any("type", |kind| event.kind == kind)
         && filters.any("event", action)
-        && filters.any("container", |name| is_named("container", name))
+        && filters.any("container", |name| {
+            // Who came to a network or left it.
+            is_named("container", name) || attribute("container").is_some_and(|id| id.starts_with(name))
+        })
+        && filters.any("network", |name| is_named("network", name))
+        && filters.any("volume", |name| is_named("volume", name))
         && filters.any("image", |name| is_named("image", name) || attribute("image") == Some(name))
         && filters.labels(attribute)
 }
@@ -170,9 +175,23 @@ mod tests {
             (&["container=other"], false),
             (&["image=servin/base"], true),
             (&["container=web", "event=die"], false),
+            (&["network=web"], false),
         ] {
-            let typed: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            assert_eq!(fits(&Filters::new(&typed, FILTERS).unwrap(), &event()), expected, "{words:?}");
+            assert_eq!(fits(&filters(words), &event()), expected, "{words:?}");
         }
+        let mut connected = Event { kind: "network".into(), action: "connect".into(), ..Event::default() };
+        for (name, value) in [("name", "back"), ("container", "abcdef")] {
+            connected.actor.attributes.insert(name.into(), value.into());
+        }
+        for (words, expected) in
+            [(&["network=back"][..], true), (&["container=abc"], true), (&["volume=back"], false)]
+        {
+            assert_eq!(fits(&filters(words), &connected), expected, "{words:?}");
+        }
+    }
+
+    fn filters(words: &[&str]) -> Filters {
+        let typed: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        Filters::new(&typed, FILTERS).unwrap()
     }
 }

@@ -6,9 +6,10 @@ use std::io::{self, BufRead, IsTerminal};
 use serde_json::{Map, Value, json};
 use servin_engine::Error as Failure;
 use servin_engine::container::{is_living, short};
-use servin_engine::image::Digest;
 use servin_engine::monitor::wire::Ask;
-use servin_engine::network::{Change, NetworkError, Networks, NewNetwork, UserNetwork, is_built_in};
+use servin_engine::network::{
+    Change, NetworkError, Networks, NewNetwork, UserNetwork, built_in_id, is_built_in,
+};
 use servin_engine::store::{Record, Store};
 use servin_engine::time::rfc3339;
 
@@ -197,11 +198,6 @@ pub(super) fn known(store: &Store, name: &str) -> Result<Value> {
         "Internal": network.internal, "Attachable": false, "Ingress": false, "ConfigOnly": false,
         "Containers": members, "Options": {}, "Labels": network.labels,
     }))
-}
-
-/// The id of a network that is always there, the same everywhere.
-pub(super) fn built_in_id(name: &str) -> String {
-    Digest::of(format!("servin network {name}").as_bytes()).hex()
 }
 
 /// What filters look at.

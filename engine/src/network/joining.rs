@@ -10,7 +10,7 @@ use servin_init::proto::Network;
 use super::attachment::{Attachment, Mode};
 use super::members::{Member, Place, members};
 use super::networking::Networking;
-use super::shared::{Networks, UserNetwork, database, find, is_built_in};
+use super::shared::{Networks, UserNetwork, built_in_id, database, find, is_built_in};
 use super::six::V6;
 use super::{NetworkError, Subnet};
 use crate::container::{Config, RunDir, short};
@@ -53,6 +53,14 @@ impl Change {
     pub fn network(&self) -> &str {
         match self {
             Self::Connect { network, .. } | Self::Disconnect { network, .. } => network,
+        }
+    }
+
+    /// What happens, as events call it.
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::Disconnect { .. } => "disconnect",
         }
     }
 }
@@ -245,7 +253,9 @@ impl Networks<'_> {
     /// Changes a container's row and the tables in one transaction; the record follows.
     pub(crate) fn apply(&self, record: &mut Record, change: &Change) -> Result<()> {
         let json = |source| Error::Json { what: "the container's record".into(), source };
-        *record = self.store.write("change the container's networks", |db| {
+        let name = change.network();
+        let id;
+        (*record, id) = self.store.write("change the container's networks", |db| {
             let mut row = record.clone();
             let mut config: Config = serde_json::from_str(&row.config).map_err(json)?;
             let networking = &mut config.request.network;
@@ -262,11 +272,13 @@ impl Networks<'_> {
             }
             row.config = serde_json::to_string(&config).map_err(json)?;
             self.store.containers().update(&row)?;
-            if !is_built_in(change.network()) {
-                self.write_members(db, change.network())?;
+            if !is_built_in(name) {
+                self.write_members(db, name)?;
             }
-            Ok(row)
+            let id = if is_built_in(name) { built_in_id(name) } else { find(db, name)?.id };
+            Ok((row, id))
         })?;
+        self.tell(change.action(), name, &id, &[("container", &record.id)]);
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ pub use members::{Member, Place};
 pub use networking::Networking;
 pub(crate) use ports::bind;
 pub use ports::{Protocol, Publish, Published};
-pub use shared::{Networks, NewNetwork, UserNetwork, is_built_in};
+pub use shared::{Networks, NewNetwork, UserNetwork, built_in_id, is_built_in};
 pub use six::{Subnet6, V6};
 pub use subnet::Subnet;
 pub use tap::Tap;

@@ -21,6 +21,8 @@ use super::members::members;
 use super::six::{Subnet6, V6};
 use super::subnet::{self, Subnet};
 use crate::container::new_id;
+use crate::events::Events;
+use crate::image::Digest;
 use crate::store::{Store, now_ns};
 use crate::{Error, Result, os};
 
@@ -83,6 +85,12 @@ pub fn is_built_in(name: &str) -> bool {
     BUILT_IN.contains(&name)
 }
 
+/// The id of a network that is always there, the same everywhere.
+#[must_use]
+pub fn built_in_id(name: &str) -> String {
+    Digest::of(format!("servin network {name}").as_bytes()).hex()
+}
+
 /// Whether a name can be a network's: docker's rule.
 fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
@@ -125,7 +133,7 @@ impl<'a> Networks<'a> {
         let asked = new.subnet.as_ref().map(asked).transpose()?;
         let id = new_id()?;
         let v6 = new.ipv6.then(|| six(new, &id)).transpose()?;
-        self.store.write("make the network", |db| {
+        let network = self.store.write("make the network", |db| {
             let others = list(db)?;
             if others.iter().any(|other| other.name == name) {
                 return Err(NetworkError::Exists { name: name.clone() }.into());
@@ -192,7 +200,15 @@ impl<'a> Networks<'a> {
             .map_err(database("make the network"))?;
             self.write_members(db, &name)?;
             Ok(network)
-        })
+        })?;
+        self.tell("create", &network.name, &network.id, &[]);
+        Ok(network)
+    }
+
+    /// Tells what happened to a network.
+    pub(super) fn tell(&self, action: &str, name: &str, id: &str, attributes: &[(&str, &str)]) {
+        let own = [("name", name), ("type", "bridge")];
+        Events::new(self.store.root()).add("network", action, id, &[&own, attributes].concat());
     }
 
     /// The network that a user means: name, full id, or an unambiguous beginning of an id.
@@ -236,6 +252,7 @@ impl<'a> Networks<'a> {
                 .map_err(database("remove the network"))?;
             remove_tree(&directory(self.store.root(), &network.name))
         })?;
+        self.tell("destroy", &network.name, &network.id, &[]);
         Ok(network)
     }
 

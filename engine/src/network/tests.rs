@@ -179,8 +179,9 @@ fn a_network_with_members_stays_and_one_without_goes_with_its_directory() {
     assert_eq!(networks.prune(|network| network.name == "kept").unwrap(), ["free"]);
     assert!(!store.root().join("networks/free").exists() && store.root().join("networks/used").exists());
     container::remove(&store, &a, false).unwrap();
-    networks.remove("used").unwrap();
+    let id = networks.remove("used").unwrap().id;
     assert_eq!(networks.list().unwrap().len(), 1);
+    assert_eq!(crate::events::told(store.root()).pop().unwrap(), format!("network destroy {id}"));
 }
 
 #[test]
@@ -218,6 +219,16 @@ fn a_container_that_does_not_run_comes_to_networks_and_leaves_them() {
     assert!(lines(&store, "one").is_empty() && !networking(&store, &a).has_card());
     change(&connect("bridge")).unwrap();
     assert_eq!(networking(&store, &a), Networking::default());
+    let ids = ["one", "two"].map(|name| networks.find(name).unwrap().id);
+    let said = |action: &str, id: &str| format!("network {action} {id}");
+    let mut expected = ids.each_ref().map(|id| said("create", id)).to_vec();
+    expected.push(format!("container create {}", a.id));
+    expected.extend(ids.each_ref().map(|id| said("connect", id)));
+    expected.push(format!("container rename {}", a.id));
+    expected.push(said("disconnect", &built_in_id("bridge")));
+    expected.extend(ids.each_ref().map(|id| said("disconnect", id)));
+    expected.push(said("connect", &built_in_id("bridge")));
+    assert_eq!(crate::events::told(store.root()), expected);
     // Its monitor alone changes one that runs.
     let run = container::RunDir::create(store.root(), &a.id).unwrap();
     assert!(error(change(&connect("one"))).contains("is being started"));

@@ -26,6 +26,7 @@ use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Request, Text, random};
+use crate::events::Events;
 use crate::image::Process;
 use crate::snapshot::Snapshots;
 use crate::store::{Store, now_ns};
@@ -134,7 +135,16 @@ impl<'a> Volumes<'a> {
     /// [`Error::VolumeName`].
     pub fn create(&self, name: Option<&str>, labels: &BTreeMap<String, String>) -> Result<(Volume, bool)> {
         make(&self.dir())?;
-        self.store.write("make the volume", |transaction| self.create_in(transaction, name, labels))
+        let (volume, new) =
+            self.store.write("make the volume", |transaction| self.create_in(transaction, name, labels))?;
+        if new {
+            self.tell("create", &volume.name);
+        }
+        Ok((volume, new))
+    }
+
+    fn tell(&self, action: &str, name: &str) {
+        Events::new(self.store.root()).add("volume", action, name, &[("driver", "local")]);
     }
 
     /// Makes a volume inside a transaction: what is recorded with it is true at the same moment.
@@ -220,16 +230,19 @@ impl<'a> Volumes<'a> {
         let has = self.of(container)?;
         for mount in wanted.iter().filter(|mount| !has.iter().any(|used| used.target == mount.target)) {
             // In one step: a command that is killed leaves no volume that nobody knows.
-            let volume = self.store.write("record the use of a volume", |transaction| {
-                let (volume, _) = self.create_in(transaction, mount.name.as_deref(), &BTreeMap::new())?;
+            let (volume, new) = self.store.write("record the use of a volume", |transaction| {
+                let (volume, new) = self.create_in(transaction, mount.name.as_deref(), &BTreeMap::new())?;
                 transaction
                     .execute(
                         "INSERT INTO container_volumes VALUES (?1, ?2, ?3, ?4)",
                         (container, &mount.target.0, &volume.name, mount.read_only),
                     )
                     .map_err(database("record the use of a volume"))?;
-                Ok(volume)
+                Ok((volume, new))
             })?;
+            if new {
+                self.tell("create", &volume.name);
+            }
             if let Some(image) = image.filter(|_| !mount.no_copy) {
                 self.fill(&volume.name, image, &mount.target.0)?;
             }
@@ -304,6 +317,7 @@ impl<'a> Volumes<'a> {
                 .execute("DELETE FROM volumes WHERE name = ?1", [name])
                 .map_err(database("remove the volume"))
         })?;
+        self.tell("destroy", name);
         self.clean().map(|()| size)
     }
 

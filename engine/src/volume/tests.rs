@@ -2,6 +2,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::container::{Bind, Config, Consistency, Plan, RootSource};
+use crate::events::told;
 use crate::store::{Record, State};
 use crate::testing::{Item, layer};
 
@@ -58,6 +59,8 @@ fn a_volume_is_made_once_listed_and_removed_with_its_files() {
     let left: Vec<_> =
         fs::read_dir(store.root().join("volumes")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, [other.name.as_str()]);
+    let anonymous = format!("volume create {}", other.name);
+    assert_eq!(told(store.root()), ["volume create data", &anonymous, "volume destroy data"]);
     // A new one of the name starts empty.
     volumes.create(Some("data"), &BTreeMap::new()).unwrap();
     assert!(is_empty(&volumes.path("data")).unwrap());
