@@ -9,8 +9,9 @@ use servin_devices::state::{self, State};
 
 use crate::memory::Pages;
 
-/// Most pages that are copied before the guest runs: 1.75 MiB of memory that a clone has for itself.
-const MOST: u32 = 448;
+/// Most pages that are copied before the guest runs: 1 MiB of memory that a clone has for itself, whether its program writes
+/// them or not.
+const MOST: u32 = 256;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Early {
@@ -50,12 +51,12 @@ mod tests {
 
     #[test]
     fn the_longest_runs_are_kept_in_order_and_only_for_their_snapshot() {
-        let runs = [(9, 400), (1, 3), (500, 100), (5, 1)].map(|(first, count)| Pages { first, count });
+        let runs = [(9, 200), (1, 3), (500, 100), (5, 1)].map(|(first, count)| Pages { first, count });
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("early");
         assert_eq!(read(&path, &[1; 16]), None);
         fs::write(&path, encode([1; 16], runs.to_vec()).unwrap()).unwrap();
-        let kept = [(9, 400), (500, 48)].map(|(first, count)| Pages { first, count });
+        let kept = [(9, 200), (500, 56)].map(|(first, count)| Pages { first, count });
         assert_eq!(read(&path, &[1; 16]).unwrap(), kept);
         assert_eq!(read(&path, &[2; 16]), None);
     }
