@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use globset::{GlobBuilder, GlobMatcher};
+use glob::{MatchOptions, Pattern};
 use servin_engine::image::{Digest, Hashing};
 
 use crate::error::{Error, Result};
@@ -15,16 +15,51 @@ use crate::error::{Error, Result};
 pub(super) struct Context {
     root: PathBuf,
     /// The patterns in their order; `true` for those that take back (`!`).
-    ignored: Vec<(GlobMatcher, bool)>,
+    ignored: Vec<(Glob, bool)>,
 }
 
 fn host(what: String) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Host { what, source, code: 1 }
 }
 
-fn glob(pattern: &str) -> std::result::Result<GlobMatcher, String> {
-    let built = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build();
-    built.map(|glob| glob.compile_matcher()).map_err(|error| error.to_string())
+/// A pattern as Go's `filepath.Match` has it, and `**` for any number of directories.
+struct Glob(Pattern);
+
+impl Glob {
+    fn new(pattern: &str) -> std::result::Result<Self, String> {
+        let parts: Vec<String> = pattern.split('/').map(translated).collect();
+        Pattern::new(&parts.join("/")).map(Self).map_err(|error| error.to_string())
+    }
+
+    fn fits(&self, path: &Path) -> bool {
+        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+        self.0.matches_with(&path.to_string_lossy(), options)
+    }
+}
+
+/// One part of a path's pattern in the words of `glob`, which has `[!a]` for `[^a]` and `[*]` for `\*`, and takes `**` alone.
+fn translated(part: &str) -> String {
+    if part == "**" {
+        return part.into();
+    }
+    let mut out = String::new();
+    let mut letters = part.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => match letters.next() {
+                Some(plain) if "*?[]".contains(plain) => out.extend(['[', plain, ']']),
+                Some(plain) => out.push(plain),
+                None => out.push('\\'),
+            },
+            '*' if out.ends_with('*') => {}
+            '[' if letters.peek() == Some(&'^') => {
+                letters.next();
+                out.push_str("[!");
+            }
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 impl Context {
@@ -45,7 +80,7 @@ impl Context {
         let below = path.strip_prefix(&self.root).unwrap_or(path);
         let mut left_out = false;
         for (pattern, back) in &self.ignored {
-            let fits = below.ancestors().any(|part| !part.as_os_str().is_empty() && pattern.is_match(part));
+            let fits = below.ancestors().any(|part| !part.as_os_str().is_empty() && pattern.fits(part));
             if fits {
                 left_out = !back;
             }
@@ -75,7 +110,7 @@ impl Context {
             return if there { Ok(vec![path]) } else { Err(none()) };
         }
         let bad = |why| Error::Usage { what: format!("{source} is no pattern: {why}"), verb: "build".into() };
-        let pattern = glob(&below.to_string_lossy()).map_err(bad)?;
+        let pattern = Glob::new(&below.to_string_lossy()).map_err(bad)?;
         let depth = below.components().count();
         let mut found = Vec::new();
         let mut waiting = vec![(self.root.clone(), 0)];
@@ -85,7 +120,7 @@ impl Context {
                     if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
                         waiting.push((path, level + 1));
                     }
-                } else if pattern.is_match(path.strip_prefix(&self.root).unwrap_or(&path))
+                } else if pattern.fits(path.strip_prefix(&self.root).unwrap_or(&path))
                     && !self.ignores(&path)
                 {
                     found.push(path);
@@ -154,7 +189,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-fn patterns(text: &str) -> Result<Vec<(GlobMatcher, bool)>> {
+fn patterns(text: &str) -> Result<Vec<(Glob, bool)>> {
     let mut all = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (pattern, back) = line.strip_prefix('!').map_or((line, false), |rest| (rest.trim(), true));
@@ -166,7 +201,7 @@ fn patterns(text: &str) -> Result<Vec<(GlobMatcher, bool)>> {
             what: format!("the line \"{line}\" of .dockerignore is no pattern: {why}"),
             verb: "build".into(),
         };
-        all.push((glob(pattern).map_err(bad)?, back));
+        all.push((Glob::new(pattern).map_err(bad)?, back));
     }
     Ok(all)
 }
@@ -198,6 +233,29 @@ mod tests {
         assert_eq!(context.sources("*.log").unwrap(), [root.join("keep.log")]);
         assert_eq!(context.sources("s*/*.rs").unwrap(), [root.join("src/m.rs")]);
         assert_eq!(context.sources("../../src").unwrap(), [root.join("src")]);
+    }
+
+    #[test]
+    fn a_pattern_says_what_it_says_to_docker() {
+        for (pattern, fitting, other) in [
+            ("*.log", "a.log", "deep/a.log"),
+            ("**/a.log", "a.log", "a.logs"),
+            ("**/a.log", "x/y/a.log", "x/y/ba.log"),
+            ("x/**", "x/y/z", "xy"),
+            ("x/**/z", "x/z", "x/z/y"),
+            ("a**c", "abbc", "ab/c"),
+            ("?.c", "a.c", "ab.c"),
+            ("[a-c]", "b", "d"),
+            ("[^a-c]", "d", "b"),
+            ("\\*", "*", "a"),
+            ("\\[x\\]", "[x]", "x"),
+            ("{a,b}", "{a,b}", "a"),
+            ("*", ".hidden", "a/b"),
+        ] {
+            let glob = Glob::new(pattern).unwrap();
+            assert!(glob.fits(Path::new(fitting)) && !glob.fits(Path::new(other)), "{pattern}");
+        }
+        assert!(Glob::new("[a").is_err());
     }
 
     #[test]

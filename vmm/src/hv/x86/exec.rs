@@ -84,7 +84,7 @@ impl<'a, C: Registers + ?Sized> Exec<'a, C> {
 
     /// The instruction is known to the decoder only.
     pub(super) fn unsupported(&self) -> AssistError {
-        AssistError::Unsupported { rip: self.regs.rip, bytes: self.bytes, code: self.insn.code() }
+        AssistError::Unsupported { rip: self.regs.rip, bytes: self.bytes }
     }
 
     /// Commits the registers, RIP behind the instruction.

@@ -51,7 +51,7 @@ mod tests;
 use std::fmt;
 use std::io;
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic};
 use thiserror::Error;
 
 use self::exec::{Exec, Stop};
@@ -130,15 +130,13 @@ impl fmt::Debug for Bytes {
 pub enum AssistError {
     /// The instruction is valid, but nobody here emulates it.
     #[error(
-        "the guest kernel executed `{code:?}` ({bytes}) at {rip:#x}, which neither the hypervisor nor the assist emulates"
+        "the guest kernel executed the instruction {bytes} at {rip:#x}, which neither the hypervisor nor the assist emulates"
     )]
     Unsupported {
         /// Where it stands.
         rip: u64,
-        /// Its bytes.
+        /// Its bytes. Their name is not here: the decoder's names are 79 KiB of pointers, relocated at every start.
         bytes: Bytes,
-        /// What they decode to.
-        code: Code,
     },
     /// An instruction that is assisted only for RAM had an operand, or a page table, elsewhere.
     #[error("an assisted instruction at {rip:#x} needs guest-physical {gpa:#x}, which is not RAM")]

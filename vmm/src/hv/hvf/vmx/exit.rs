@@ -311,8 +311,8 @@ impl Bound {
         match x86::access(&mut self.stopped(), &mut chips, &[]) {
             Ok(_) => Ok(None),
             Err(AssistError::Hypervisor { doing, source }) => Err(Error::Hypervisor { doing, source }),
-            Err(AssistError::Unsupported { rip, bytes, code }) => Ok(Some(Exit::Fault(Fault {
-                why: format!("the monitor knows no access to a device by {code:?}"),
+            Err(AssistError::Unsupported { rip, bytes }) => Ok(Some(Exit::Fault(Fault {
+                why: "the monitor knows no access to a device by this instruction".into(),
                 pc: Some(rip),
                 bytes: bytes.as_slice().to_vec(),
             }))),

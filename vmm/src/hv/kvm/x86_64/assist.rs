@@ -31,8 +31,8 @@ pub(super) fn emulate(vcpu: &mut Bound, bytes: &[u8]) -> Result<Option<Fault>, E
     match assist(&mut Stopped(vcpu), bytes) {
         Ok(_) => Ok(None),
         Err(AssistError::Hypervisor { doing, source }) => Err(Error::Hypervisor { doing, source }),
-        Err(AssistError::Unsupported { rip, bytes, code }) => Ok(Some(Fault {
-            why: format!("neither the hypervisor nor the monitor emulates {code:?}"),
+        Err(AssistError::Unsupported { rip, bytes }) => Ok(Some(Fault {
+            why: "neither the hypervisor nor the monitor emulates this instruction".into(),
             pc: Some(rip),
             bytes: bytes.as_slice().to_vec(),
         })),

@@ -43,11 +43,7 @@ fn user_code_gets_an_undefined_instruction() {
 #[test]
 fn an_unknown_instruction_is_named_with_its_bytes_and_address() {
     let text = unsupported(&mut kernel(), &[0x66, 0x0f, 0xfe, 0xc1, 0xf4]);
-    assert!(
-        text.contains("Paddd_xmm_xmmm128 (66 0f fe c1) at 0x10000") || text.contains("(66 0f fe c1)"),
-        "{text}"
-    );
-    assert!(text.contains("0x10000"), "{text}");
+    assert!(text.contains("66 0f fe c1 at 0x10000"), "{text}");
 }
 
 #[test]
