@@ -120,8 +120,7 @@ impl Context {
                     if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
                         waiting.push((path, level + 1));
                     }
-                } else if pattern.fits(path.strip_prefix(&self.root).unwrap_or(&path))
-                    && !self.ignores(&path)
+                } else if pattern.fits(path.strip_prefix(&self.root).unwrap_or(&path)) && !self.ignores(&path)
                 {
                     found.push(path);
                 }
