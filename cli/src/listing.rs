@@ -1,5 +1,7 @@
 //! Listings: a table for people, one word a line with `-q`, JSON or a template for scripts.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -18,6 +20,56 @@ pub(crate) enum Format {
     Template(Template, &'static str),
     /// A template for each element, in columns; the headings are the fields' names.
     Columns(Vec<(String, Template)>, &'static str),
+}
+
+/// An element of a listing.
+pub(crate) trait Element {
+    /// What it shows, by name.
+    fn fields(&self) -> &Value;
+    /// What `.Label "NAME"` knows.
+    fn labels(&self) -> &BTreeMap<String, String>;
+}
+
+impl Element for Value {
+    fn fields(&self) -> &Value {
+        self
+    }
+
+    fn labels(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        &NONE
+    }
+}
+
+/// An element that has labels.
+#[derive(Debug)]
+pub(crate) struct Labelled {
+    pub(crate) fields: Value,
+    labels: BTreeMap<String, String>,
+}
+
+impl Labelled {
+    /// With these labels, which `.Labels` shows as one string.
+    pub(crate) fn new<'l>(
+        mut fields: Value,
+        labels: impl IntoIterator<Item = (&'l String, &'l String)>,
+    ) -> Self {
+        let labels: BTreeMap<String, String> =
+            labels.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let shown: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        fields["Labels"] = shown.join(",").into();
+        Self { fields, labels }
+    }
+}
+
+impl Element for Labelled {
+    fn fields(&self) -> &Value {
+        &self.fields
+    }
+
+    fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
 }
 
 impl Format {
@@ -45,15 +97,20 @@ impl Format {
 
     /// The text of a listing. `columns` are the headings of the table and the fields that stand under them; `quiet` is the
     /// field of `-q`.
-    pub(crate) fn show(&self, rows: &[Value], columns: &[(&str, &str)], quiet: &str) -> Result<String> {
-        let field = |row: &Value, name: &str| match row.get(name) {
+    pub(crate) fn show<E: Element>(
+        &self,
+        rows: &[E],
+        columns: &[(&str, &str)],
+        quiet: &str,
+    ) -> Result<String> {
+        let field = |row: &E, name: &str| match row.fields().get(name) {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
             None => String::new(),
         };
-        let fill = |template: &Template, row: &Value, verb: &str| {
+        let fill = |template: &Template, row: &E, verb: &str| {
             let bad = |why| Error::Usage { what: format!("--format: {why}"), verb: verb.into() };
-            template.render(row).map_err(bad)
+            template.render_row(row.fields(), row.labels()).map_err(bad)
         };
         match self {
             Format::Table => {
@@ -64,7 +121,7 @@ impl Format {
                 Ok(table(&lines))
             }
             Format::Quiet => Ok(rows.iter().map(|row| field(row, quiet) + "\n").collect()),
-            Format::Json => Ok(rows.iter().map(|row| row.to_string() + "\n").collect()),
+            Format::Json => Ok(rows.iter().map(|row| row.fields().to_string() + "\n").collect()),
             Format::Template(template, verb) => {
                 rows.iter().map(|row| Ok(fill(template, row, verb)? + "\n")).collect()
             }
@@ -141,6 +198,19 @@ mod tests {
             show(Some("table {{.ImageName}}\\t{{.ID}}"), false),
             "IMAGE NAME   ID\nlong name    a1\nx            b22\n"
         );
+    }
+
+    #[test]
+    fn a_label_is_found_whatever_its_value_and_those_beside_it_are() {
+        let labels = [("note", "a,other=b"), ("other", "c"), ("and", "")];
+        let labels: Vec<(String, String)> = labels.map(|(name, value)| (name.into(), value.into())).into();
+        let rows = [Labelled::new(json!({ "ID": "a1" }), labels.iter().map(|(name, value)| (name, value)))];
+        let show = |text: &str| Format::new(Some(text), false, "ps").unwrap().show(&rows, &[], "ID").unwrap();
+        let asked = "{{.Label \"note\"}} {{.Label \"other\"}} <{{.Label \"and\"}}{{.Label \"none\"}}>";
+        assert_eq!(show(asked), "a,other=b c <>\n");
+        assert_eq!(show(&format!("table {asked}")).lines().nth(1), Some("a,other=b c <>"));
+        assert_eq!(show("{{.Labels}}"), "and=,note=a,other=b,other=c\n");
+        assert_eq!(show("json"), "{\"ID\":\"a1\",\"Labels\":\"and=,note=a,other=b,other=c\"}\n");
     }
 
     #[test]

@@ -119,6 +119,11 @@ fn a_running_container_is_watched_paused_changed_and_checked() {
     servin
         .go(&["exec", "web", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"])
         .expect(0, "134217728\n40\n");
+    servin.go(&["update", "--cpu-quota", "10000", "--cpu-period", "30000", "web"]).expect(0, "web\n");
+    servin.go(&["update", "--cpu-quota", "15000", "web"]).expect(0, "web\n");
+    servin.go(&["exec", "web", "cat", "/sys/fs/cgroup/cpu.max"]).expect(0, "15000 30000\n");
+    let asked = "{{.HostConfig.CpuQuota}} {{.HostConfig.CpuPeriod}} {{.HostConfig.NanoCpus}}";
+    servin.go(&["inspect", "-f", asked, "web"]).expect(0, "15000 30000 500000000\n");
     let refused = servin.go(&["update", "-m", "4g", "web"]);
     assert!(refused.code == Some(1) && refused.stderr.contains("do not fit"), "{refused:?}");
 
@@ -141,7 +146,7 @@ fn a_running_container_is_watched_paused_changed_and_checked() {
         .map(|action| format!("{action}\n"))
         .collect();
     for action in [
-        "create\nstart\nhealth_status: unhealthy\nhealth_status: healthy\nupdate\npause\nunpause\npause\n",
+        "create\nstart\nhealth_status: unhealthy\nhealth_status: healthy\nupdate\nupdate\nupdate\npause\nunpause\npause\n",
         "die\n",
     ] {
         assert!(actions.contains(action), "{actions}");

@@ -147,6 +147,7 @@ fn a_container_comes_to_a_network_and_leaves_another_while_it_runs() {
     start(&servin, "near", &["--network", "front"]);
     start(&servin, "two", &["--network", "back"]);
     until(&servin, "near", "ping -c 1 -W 5 one");
+    servin.go(&["exec", "one", "sh", "-c", "echo 10.8.0.1 mine >> /etc/hosts"]).expect(0, "");
     let connect = ["network", "connect", "--ip", "10.91.0.50", "--alias", "web", "back", "one"];
     servin.go(&connect).expect(0, "");
     refused(&servin, &connect, "already connected to network back");
@@ -189,6 +190,8 @@ fn a_container_comes_to_a_network_and_leaves_another_while_it_runs() {
     assert!(servin.go(&route).text().starts_with("default via 10.91.0.1 dev eth1"));
     let resolvers = servin.go(&["exec", "one", "cat", "/etc/resolv.conf", "/etc/hosts"]).text();
     assert!(resolvers.contains("nameserver 10.91.0.1\n") && !resolvers.contains("10.90.0"), "{resolvers}");
+    // What its programs wrote stays.
+    assert!(resolvers.ends_with("10.8.0.1 mine\n"), "{resolvers}");
     until(&servin, "one", "ping -c 1 -W 5 two");
     until(&servin, "two", "ping -c 1 -W 5 one");
     servin.go(&["exec", "two", "touch", "/tmp/go"]);

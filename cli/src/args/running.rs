@@ -66,6 +66,13 @@ pub(crate) struct Events {
 const UPDATE: &[(&str, Option<char>, &str, &str)] = &[
     ("--memory", Some('m'), "SIZE", "Memory limit, up to what the machine was started with"),
     ("--cpus", None, "N", "Processors, up to what the machine was started with"),
+    (
+        "--cpu-quota",
+        None,
+        "MICROSECONDS",
+        "Processor time in each period, as --cpus says it in one number; -1 for whole processors",
+    ),
+    ("--cpu-period", None, "MICROSECONDS", "Period of --cpu-quota [default: as before, or 100000]"),
     ("--pids-limit", None, "N", "Most processes and threads; -1 for no limit"),
     ("--memory-reservation", None, "SIZE", "Memory that is taken from the container last"),
     ("--memory-swap", None, "SIZE", "Memory and swap together; the machine has no swap"),
@@ -78,16 +85,8 @@ const UPDATE: &[(&str, Option<char>, &str, &str)] = &[
     ),
 ];
 /// Flags of docker's `update` that are refused by name.
-const UPDATE_UNBUILT: &[&str] = &[
-    "blkio-weight",
-    "cpu-period",
-    "cpu-quota",
-    "cpu-rt-period",
-    "cpu-rt-runtime",
-    "cpuset-cpus",
-    "cpuset-mems",
-    "kernel-memory",
-];
+const UPDATE_UNBUILT: &[&str] =
+    &["blkio-weight", "cpu-rt-period", "cpu-rt-runtime", "cpuset-cpus", "cpuset-mems", "kernel-memory"];
 
 /// Adds the verbs.
 pub(super) fn add(command: Command) -> Command {

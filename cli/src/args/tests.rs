@@ -167,6 +167,7 @@ fn verbs_of_the_container_group_are_the_verbs_themselves() {
         refused(&["update", "--cpuset-cpus", "1", "x"]).0,
         "update --cpuset-cpus is not built yet in this version of servin"
     );
+    assert!(debug(&["update", "--cpu-quota", "-1", "x"]).contains("(\"--cpu-quota\", \"-1\")"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
-use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, Request, Ulimit, capability};
+use servin_engine::container::{Cpus, LEAST_MEMORY, MOST_CPUS, PERIOD_US, Request, Ulimit, capability};
 use servin_engine::monitor::log::LogOptions;
 
 use super::run::value;
@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 
 /// Settings that are the guest's own, or would end it.
 const NO_SYSCTLS: &[&str] = &["kernel.hostname", "kernel.domainname"];
+
+/// Said where a command says processor time in one number and in two.
+pub(crate) const TWICE: &str =
+    "--cpus says in one number what --cpu-quota and --cpu-period say in two: leave one of them out";
 
 /// Puts the flags into the request.
 pub(super) fn fill(request: &mut Request, typed: &args::Limits, cwd: &Path, host: &dyn Host) -> Result<()> {
@@ -72,8 +76,9 @@ fn one(request: &mut Request, flag: &str, text: &str) -> Result<(), String> {
             let score = text.parse().ok().filter(|score| (-1000..=1000).contains(score));
             limits.oom_score_adj = Some(score.ok_or("it is a number from -1000 to 1000")?);
         }
-        // Together: [`quota`].
-        "--cpu-quota" | "--cpu-period" => {}
+        // A quota has a period: [`time`].
+        "--cpu-quota" => limits.cpu_quota = quota(text)?,
+        "--cpu-period" => limits.cpu_period = Some(period(text)?),
         "--domainname" => {
             let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if text.len() > 64 || !text.chars().all(fits) {
@@ -97,21 +102,26 @@ fn one(request: &mut Request, flag: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What `--cpu-quota` and `--cpu-period` say, if they limit anything.
-pub(super) fn quota(typed: &args::Limits) -> Result<Option<Cpus>> {
-    let number = |wanted: &'static str, least: i64, most: i64| -> Result<Option<i64>> {
-        let Some((flag, word)) = typed.one.iter().find(|(flag, _)| *flag == wanted) else { return Ok(None) };
-        let number = word.to_str().and_then(|text| text.parse().ok());
-        let fits = |number: &i64| (least..=most).contains(number) || wanted == "--cpu-quota" && *number <= 0;
-        let why = || format!("it is a number of microseconds from {least} to {most}");
-        number.filter(fits).ok_or_else(|| value(flag, word)(why())).map(Some)
-    };
-    let period = number("--cpu-period", 1000, 1_000_000)?.unwrap_or(100_000);
-    let most = i64::from(MOST_CPUS) * period;
-    let least = (period / 100).max(1000);
-    // As with docker, 0 and -1 are no limit.
-    let quota = number("--cpu-quota", least, most)?.filter(|quota| *quota > 0);
-    Ok(quota.map(|quota| Cpus { nano: quota.unsigned_abs() * 1_000_000_000 / period.unsigned_abs() }))
+/// A value of `--cpu-quota`; as with docker, 0 and less are no limit.
+pub(crate) fn quota(text: &str) -> Result<Option<u64>, String> {
+    let number: i64 = text.parse().map_err(|_| "it is a number of microseconds".to_owned())?;
+    Ok(u64::try_from(number).ok().filter(|quota| *quota > 0))
+}
+
+/// A value of `--cpu-period`.
+pub(crate) fn period(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1000..=1_000_000).contains(number));
+    number.ok_or_else(|| "it is a number of microseconds from 1000 to 1000000".to_owned())
+}
+
+/// The processors that a quota makes.
+pub(crate) fn time(quota: u64, period: Option<u32>) -> Result<Cpus, String> {
+    let period = period.unwrap_or(PERIOD_US);
+    let (least, most) = (u64::from(period / 100).max(1000), u64::from(MOST_CPUS) * u64::from(period));
+    if !(least..=most).contains(&quota) {
+        return Err(format!("it is a number of microseconds from {least} to {most}"));
+    }
+    Ok(Cpus::of_quota(quota, period))
 }
 
 fn many(request: &mut Request, flag: &str, text: &str) -> Result<(), String> {

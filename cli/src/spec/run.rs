@@ -110,13 +110,6 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
     if let Some(text) = &typed.cpus {
         request.cpus = checked_cpus(text)?;
     }
-    if let Some(cpus) = limits::quota(&typed.limits)? {
-        if typed.cpus.is_some() {
-            let what = "--cpus and --cpu-quota say the same: leave one of them out".into();
-            return Err(Error::Usage { what, verb: "run".into() });
-        }
-        request.cpus = cpus;
-    }
     for word in &typed.volume {
         volume::volume(word, &cwd).map_err(value("-v, --volume", word))?.add_to(&mut request);
     }
@@ -141,6 +134,13 @@ pub(crate) fn run(typed: args::Run, host: &dyn Host) -> Result<Run> {
         request.labels.push((name.to_owned(), content.to_owned()));
     }
     limits::fill(&mut request, &typed.limits, &cwd, host)?;
+    let (quota, period) = (request.limits.cpu_quota, request.limits.cpu_period);
+    if typed.cpus.is_some() && (quota.is_some() || period.is_some()) {
+        return Err(Error::Usage { what: limits::TWICE.into(), verb: "run".into() });
+    }
+    if let Some(quota) = quota {
+        request.cpus = limits::time(quota, period).map_err(value("--cpu-quota", &quota.to_string()))?;
+    }
     request.network = network::networking(&typed.network)?;
     if let Some(text) = &typed.stop_signal {
         request.stop_signal = Some(signal::number(text).map_err(value("--stop-signal", text))?);

@@ -375,6 +375,8 @@ fn limits_that_mean_nothing_are_refused_with_their_flag() {
         (&["--security-opt", "seccomp=profile.json"], "seccomp=unconfined"),
         (&["--cpu-quota", "10"], "microseconds"),
         (&["--cpu-quota", "50000", "--cpus", "1"], "leave one of them out"),
+        (&["--cpu-period", "50000", "--cpus", "1"], "leave one of them out"),
+        (&["--cpu-quota", "9000000"], "1000 to 800000"),
         (&["--cpu-period", "5"], "1000 to 1000000"),
         (&["--sysctl", "kernel.hostname=x"], "--hostname"),
         (&["--sysctl", "../x=1"], "net.core.somaxconn"),
@@ -416,6 +418,8 @@ fn a_quota_is_processors_in_other_words() {
     assert_eq!(nano(&["--cpu-quota=30000", "--cpu-period=20000"]), 1_500_000_000);
     assert_eq!(nano(&["--cpu-period", "20000"]), Cpus::ONE.nano);
     assert_eq!(nano(&["--cpu-quota", "-1", "--cpus", "2"]), 2_000_000_000);
+    let limits = meant(&["--cpu-quota", "30000", "--cpu-period", "20000", "img"]).request.limits;
+    assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(30_000), Some(20_000)));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Filling a template in: values as Go's `text/template` takes and prints them.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -11,20 +12,27 @@ const OPTIONAL: [&str; 3] = ["Health", "SizeRw", "SizeRootFs"];
 /// The widest that `pad` and `printf` make a word.
 const WIDTH_MAX: usize = 10_000;
 
-/// The text of a template for this value.
-pub(super) fn fill(parts: &[Part], value: &Value) -> Result<String, String> {
+/// The text of a template for this value; `labels` are those of a listing's row, which has them as one string.
+pub(super) fn fill(
+    parts: &[Part],
+    value: &Value,
+    labels: &BTreeMap<String, String>,
+) -> Result<String, String> {
     let mut out = String::new();
-    let mut scope = Scope { variables: vec![(String::new(), value.clone())] };
+    let mut scope = Scope { variables: vec![(String::new(), value.clone())], labels };
     scope.render(parts, value, &mut out)?;
     Ok(out)
 }
 
-/// The variables that a part sees, the innermost last; the first is `$`.
-struct Scope {
+/// What a part sees.
+struct Scope<'l> {
+    /// The variables, the innermost last; the first is `$`.
     variables: Vec<(String, Value)>,
+    /// What a row's `.Label` knows.
+    labels: &'l BTreeMap<String, String>,
 }
 
-impl Scope {
+impl Scope<'_> {
     fn render(&mut self, parts: &[Part], dot: &Value, out: &mut String) -> Result<(), String> {
         let outside = self.variables.len();
         for part in parts {
@@ -117,7 +125,12 @@ impl Scope {
             }
             Expr::Label(row, name) => {
                 match (self.evaluate(row, dot)?.get("Labels"), self.evaluate(name, dot)?) {
-                    (Some(labels), Value::String(name)) => Ok(label(labels, &name).into()),
+                    (Some(Value::String(_)), Value::String(name)) => {
+                        Ok(self.labels.get(&name).cloned().unwrap_or_default().into())
+                    }
+                    (Some(labels), Value::String(name)) => {
+                        Ok(labels.get(&name).map(show).unwrap_or_default().into())
+                    }
                     (None, _) => Err("there is no field .Label".into()),
                     (_, name) => Err(format!("{name} is no label's name")),
                 }
@@ -163,27 +176,6 @@ fn fields<'a>(from: &'a Value, names: &[String]) -> Result<&'a Value, String> {
         above = name;
     }
     Ok(at)
-}
-
-/// The value of a label in a map, or in a listing's `a=1,b=2`; empty if there is none.
-fn label(labels: &Value, name: &str) -> String {
-    let Value::String(text) = labels else {
-        return labels.get(name).map(show).unwrap_or_default();
-    };
-    let mut found: Option<String> = None;
-    for piece in text.split(',') {
-        match (piece.split_once('='), &mut found) {
-            // A comma of the value.
-            (None, Some(value)) => {
-                value.push(',');
-                value.push_str(piece);
-            }
-            (Some(_), Some(_)) => break,
-            (Some((known, value)), None) if known == name => found = Some(value.to_owned()),
-            _ => {}
-        }
-    }
-    found.unwrap_or_default()
 }
 
 fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {

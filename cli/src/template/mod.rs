@@ -5,6 +5,8 @@ mod fill;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 /// A parsed template.
@@ -70,7 +72,16 @@ impl Template {
 
     /// Fills it in.
     pub(crate) fn render(&self, value: &Value) -> Result<String, String> {
-        fill::fill(&self.0, value)
+        self.render_row(value, &BTreeMap::new())
+    }
+
+    /// Fills it in for a row of a listing that shows these labels as one string.
+    pub(crate) fn render_row(
+        &self,
+        row: &Value,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, String> {
+        fill::fill(&self.0, row, labels)
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 fn fill(template: &str) -> Result<String, String> {
     let value = json!({
         "ID": "abc", "Size": 7, "Up": true, "Tags": ["a", "b"], "None": null, "Empty": [],
-        "State": { "ExitCode": 3, "Status": "exited" }, "Row": { "Labels": "a=1,b=x,y,c=" },
+        "State": { "ExitCode": 3, "Status": "exited" },
         "Ports": { "80/tcp": [{ "HostIp": "0.0.0.0", "HostPort": "8080" }], "90/tcp": null }, "Labels": { "x.y": "z", "a": "1" },
     });
     Template::parse(template)?.render(&value)
@@ -144,16 +144,17 @@ fn blocks_chain_and_name_what_they_are_about() {
 
 #[test]
 fn labels_of_a_row_and_of_an_object_are_asked_for_by_name() {
-    for (template, expected) in [
-        ("{{.Label \"a\"}}|{{.Label \"none\"}}", "1|"),
-        (
-            "{{with .Row}}{{.Label \"a\"}} {{.Label \"b\"}} <{{.Label \"c\"}}> <{{.Label \"d\"}}>{{end}}",
-            "1 x,y <> <>",
-        ),
-        ("{{if eq (.Label \"a\") \"1\"}}one{{end}}", "one"),
-    ] {
+    for (template, expected) in
+        [("{{.Label \"a\"}}|{{.Label \"none\"}}", "1|"), ("{{if eq (.Label \"a\") \"1\"}}one{{end}}", "one")]
+    {
         assert_eq!(fill(template).as_deref(), Ok(expected), "{template}");
     }
+    // A row shows them as one string, which cannot be taken apart.
+    let row = json!({ "ID": "abc", "Labels": "a=1,b=x,c=y,c=" });
+    let labels = [("a", "1"), ("b", "x,c=y"), ("c", "")].map(|(name, value)| (name.into(), value.into()));
+    let template = "{{.Label \"a\"}} {{$.Label \"b\"}} <{{.Label \"c\"}}> <{{.Label \"d\"}}> {{.Labels}}";
+    let filled = Template::parse(template).unwrap().render_row(&row, &labels.into());
+    assert_eq!(filled.as_deref(), Ok("1 x,c=y <> <> a=1,b=x,c=y,c="));
 }
 
 #[test]

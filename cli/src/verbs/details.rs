@@ -213,6 +213,8 @@ fn host_config(request: &Request, plan: &Plan) -> Value {
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "Memory": request.memory,
         "NanoCpus": request.cpus.nano,
+        "CpuPeriod": limits.cpu_period.unwrap_or(0),
+        "CpuQuota": limits.cpu_quota.unwrap_or(0),
         "MemoryReservation": limits.memory_reservation.unwrap_or(0),
         "MemorySwap": limits.memory_swap.unwrap_or(0),
         "OomKillDisable": false,

@@ -16,7 +16,7 @@ use servin_engine::time::rfc3339;
 use super::containers::{done, each, open};
 use crate::args::{Global, SharedNetwork};
 use crate::error::{Error, Result};
-use crate::listing::Format;
+use crate::listing::{Format, Labelled};
 use crate::{output, spec};
 
 const COLUMNS: &[(&str, &str)] =
@@ -46,7 +46,7 @@ pub(crate) fn run(global: &Global, typed: &SharedNetwork) -> Result<u8> {
         SharedNetwork::List { quiet, format, filter, no_trunc } => {
             let format = Format::new(format.as_deref(), *quiet, "network ls")?;
             let filters = filter.iter().map(|text| Filter::parse(text, true)).collect::<Result<Vec<_>>>()?;
-            let rows: Vec<Value> = all(&networks)?
+            let rows: Vec<Labelled> = all(&networks)?
                 .iter()
                 .filter(|(seen, _)| matches(seen, &filters))
                 .map(|(seen, network)| row(seen, network.as_ref(), *no_trunc))
@@ -233,18 +233,17 @@ fn all(networks: &Networks<'_>) -> Result<Vec<(Seen, Option<UserNetwork>)>> {
     Ok(all)
 }
 
-fn row(seen: &Seen, network: Option<&UserNetwork>, no_trunc: bool) -> Value {
-    let labels: Vec<String> = seen.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    json!({
+fn row(seen: &Seen, network: Option<&UserNetwork>, no_trunc: bool) -> Labelled {
+    let fields = json!({
         "ID": if no_trunc { seen.id.clone() } else { short(&seen.id) },
         "Name": seen.name,
         "Driver": seen.driver,
         "Scope": "local",
         "IPv6": (seen.name == "bridge" || network.is_some_and(|network| network.v6.is_some())).to_string(),
         "Internal": network.is_some_and(|network| network.internal).to_string(),
-        "Labels": labels.join(","),
         "CreatedAt": rfc3339(network.map_or(0, |network| network.created_ns)),
-    })
+    });
+    Labelled::new(fields, &seen.labels)
 }
 
 /// One `--filter`.

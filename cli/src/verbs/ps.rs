@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::ops::RangeInclusive;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use servin_engine::container::{Config, Health, Plan, RootSource, short};
 use servin_engine::image::{Digest, Images};
 use servin_engine::network::{Attachment, Networking};
@@ -15,7 +15,7 @@ use super::port;
 use crate::args::{Global, Ps};
 use crate::error::{Error, Result};
 use crate::filter::{Filters, bad};
-use crate::listing::Format;
+use crate::listing::{Format, Labelled};
 use crate::{human, output};
 
 const COLUMNS: &[(&str, &str)] = &[
@@ -262,7 +262,7 @@ fn names(pattern: &str, name: &str) -> bool {
     }
 }
 
-fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
+fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Labelled> {
     let (record, Config { request, plan }) = (&found.record, found.config()?);
     let mut command: Vec<String> = plan.argv.iter().map(ToString::to_string).collect();
     command.iter_mut().for_each(|word| *word = word.replace(['\n', '\r', '\t'], " "));
@@ -270,7 +270,6 @@ fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
     if !whole && command.chars().count() > 20 {
         command = command.chars().take(19).chain(['…']).collect();
     }
-    let labels: Vec<String> = plan.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let volumes = Volumes::new(found.store).of(&record.id)?;
     let local = volumes.len();
     let mut mounts: Vec<String> = volumes.into_iter().map(|used| used.volume).collect();
@@ -288,7 +287,6 @@ fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
         "State": record.state.as_str(),
         "Ports": if record.pid.is_some() { port::column(&plan.ports, &plan.exposed) } else { String::new() },
         "Names": record.name,
-        "Labels": labels.join(","),
         "Mounts": mounts.join(","),
         "LocalVolumes": local.to_string(),
         "Networks": networks(&request.network),
@@ -300,7 +298,7 @@ fn row(found: &Found<'_>, whole: bool, with_size: bool) -> Result<Value> {
         let text = format!("{} (virtual {})", human::size(own), human::size(all));
         object.insert("Size".into(), text.into());
     }
-    Ok(row)
+    Ok(Labelled::new(row, plan.labels.iter().map(|(name, value)| (name, value))))
 }
 
 /// The networks that a container is on, as `network ls` names them.
@@ -428,12 +426,12 @@ mod tests {
         }
         assert!(take("publish=http", &record).is_err() && take("expose=9-8", &record).is_err());
         let found = Found { store: &store, record, config: OnceCell::new() };
-        let short = row(&found, false, false).unwrap();
+        let short = row(&found, false, false).unwrap().fields;
         assert_eq!(short["Mounts"], "a-name-that-is…,data");
         assert_eq!(
             (&short["LocalVolumes"], &short["CreatedAt"]),
             (&json!("2"), &json!("2026-01-02 15:04:05 +0000 UTC"))
         );
-        assert_eq!(row(&found, true, false).unwrap()["Mounts"], "a-name-that-is-long,data");
+        assert_eq!(row(&found, true, false).unwrap().fields["Mounts"], "a-name-that-is-long,data");
     }
 }

@@ -12,7 +12,7 @@ use servin_engine::volume::{Volume as Found, Volumes};
 use super::containers::{each, open};
 use crate::args::{Global, Volume};
 use crate::error::{Error, Result};
-use crate::listing::Format;
+use crate::listing::{Format, Labelled};
 use crate::{human, output};
 
 const COLUMNS: &[(&str, &str)] = &[("DRIVER", "Driver"), ("VOLUME NAME", "Name")];
@@ -101,15 +101,14 @@ fn object(volumes: &Volumes<'_>, volume: &Found) -> Value {
     })
 }
 
-fn row(volumes: &Volumes<'_>, volume: &Found) -> Value {
-    let labels: Vec<String> = volume.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    json!({
+fn row(volumes: &Volumes<'_>, volume: &Found) -> Labelled {
+    let fields = json!({
         "Driver": "local",
-        "Labels": labels.join(","),
         "Mountpoint": volumes.path(&volume.name).display().to_string(),
         "Name": volume.name,
         "Scope": "local",
-    })
+    });
+    Labelled::new(fields, &volume.labels)
 }
 
 /// One `--label`, of what `verb` makes.

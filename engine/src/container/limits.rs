@@ -5,8 +5,8 @@ use servin_init::proto::{self, Capabilities, CpuLimit, Exec, Rlimit};
 
 use super::{Cpus, capability};
 
-/// Period of a processor quota in microseconds, docker's.
-const PERIOD_US: u32 = 100_000;
+/// Period of a processor quota in microseconds, docker's, where nobody says another.
+pub const PERIOD_US: u32 = 100_000;
 
 /// Limits besides memory and processors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,10 @@ pub struct Limits {
     pub memory_swap: Option<i64>,
     /// The weight of the machine among others of this host; 1024 is usual.
     pub cpu_shares: Option<u64>,
+    /// Microseconds of each period, where processor time was said so; the request has it as processors.
+    pub cpu_quota: Option<u64>,
+    /// Microseconds; [`PERIOD_US`] without.
+    pub cpu_period: Option<u32>,
     /// Limits of each process.
     pub ulimits: Vec<Ulimit>,
     /// Bytes of /dev/shm.
@@ -94,10 +98,11 @@ impl Limits {
         if let Some(shares) = self.cpu_shares {
             files.push(("cpu.weight".to_owned(), weight(shares).to_string()));
         }
+        let period_us = self.cpu_period.unwrap_or(PERIOD_US);
         proto::Limits {
             memory_max: Some(memory),
             pids_max: self.pids,
-            cpu: cpus.quota_us().map(|quota_us| CpuLimit { quota_us, period_us: PERIOD_US }),
+            cpu: cpus.quota_us(period_us).map(|quota_us| CpuLimit { quota_us, period_us }),
             files,
         }
     }
@@ -183,8 +188,12 @@ pub(crate) fn bound(exec: Exec, limits: &Limits, privileges: &Privileges) -> Exe
 pub struct Update {
     /// Bytes.
     pub memory: Option<u64>,
-    /// Processor time.
+    /// Processor time; with it go the two below, if only to be forgotten.
     pub cpus: Option<Cpus>,
+    /// See [`Limits::cpu_quota`].
+    pub cpu_quota: Option<u64>,
+    /// See [`Limits::cpu_period`].
+    pub cpu_period: Option<u32>,
     /// Processes and threads; `u64::MAX` for no limit.
     pub pids: Option<u64>,
     /// See [`Limits::memory_reservation`].
@@ -206,6 +215,7 @@ impl Update {
         }
         if let Some(cpus) = self.cpus {
             request.cpus = cpus;
+            (limits.cpu_quota, limits.cpu_period) = (self.cpu_quota, self.cpu_period);
         }
         if let Some(pids) = self.pids {
             limits.pids = Some(pids).filter(|pids| *pids != u64::MAX);
@@ -229,11 +239,12 @@ impl Update {
             cpu_shares: self.cpu_shares,
             ..Limits::default()
         };
+        let period_us = self.cpu_period.unwrap_or(PERIOD_US);
         proto::Limits {
             memory_max: self.memory,
             cpu: self.cpus.map(|cpus| CpuLimit {
-                quota_us: cpus.quota_us().unwrap_or_else(|| cpus.count().saturating_mul(PERIOD_US)),
-                period_us: PERIOD_US,
+                quota_us: cpus.quota_us(period_us).unwrap_or_else(|| cpus.count().saturating_mul(period_us)),
+                period_us,
             }),
             ..limits.cgroup(0, Cpus::ONE)
         }
@@ -302,5 +313,29 @@ mod tests {
         let told = Update { cpus: Some(Cpus { nano: 2_000_000_000 }), ..Update::default() }.cgroup();
         assert_eq!(told.cpu, Some(CpuLimit { quota_us: 200_000, period_us: 100_000 }));
         assert_eq!((told.memory_max, told.pids_max, told.files.len()), (None, None, 0));
+    }
+
+    #[test]
+    fn a_quota_has_the_period_that_was_said_with_it() {
+        let (quota, period) = (10_000, 30_000);
+        let cpus = Cpus::of_quota(quota, period);
+        let update = Update {
+            cpus: Some(cpus),
+            cpu_quota: Some(quota),
+            cpu_period: Some(period),
+            ..Update::default()
+        };
+        let limit = Some(CpuLimit { quota_us: 10_000, period_us: 30_000 });
+        assert_eq!(update.cgroup().cpu, limit);
+        let mut request = Request::new(RootSource::Directory("/r".into()));
+        update.apply(&mut request);
+        assert_eq!(request.limits.cgroup(0, request.cpus).cpu, limit);
+        // Whole processors need none, but where there was one.
+        let whole = Update { cpus: Some(Cpus::of_quota(60_000, period)), ..update };
+        assert_eq!(whole.cgroup().cpu, Some(CpuLimit { quota_us: 60_000, period_us: 30_000 }));
+        assert_eq!(request.limits.cgroup(0, Cpus::of_quota(60_000, period)).cpu, None);
+        // Said in processors again.
+        Update { cpus: Some(cpus), ..Update::default() }.apply(&mut request);
+        assert_eq!((request.limits.cpu_quota, request.limits.cpu_period), (None, None));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use disk::Disk;
 pub use health::{Health, HealthCheck, HealthRequest, HealthResult};
 pub(crate) use life::{RunDir, remove_container};
 pub use life::{await_end, connect, is_living, reconcile, remove};
-pub use limits::{Limits, Privileges, Ulimit, Update};
+pub use limits::{Limits, PERIOD_US, Privileges, Ulimit, Update};
 pub(crate) use plan::{BindShare, ROOT_TAG};
 pub use plan::{Plan, container_memory, machine_memory, short};
 pub use record::Config;

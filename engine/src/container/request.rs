@@ -136,13 +136,19 @@ impl Cpus {
         u32::try_from(count).unwrap_or(MOST_CPUS)
     }
 
-    /// The quota in microseconds of every 100,000, if it is not a whole number of CPUs.
+    /// So much of each period, both in microseconds; the period is not 0.
     #[must_use]
-    pub fn quota_us(self) -> Option<u32> {
+    pub fn of_quota(quota_us: u64, period_us: u32) -> Self {
+        Self { nano: quota_us.saturating_mul(1_000_000_000).div_ceil(u64::from(period_us.max(1))) }
+    }
+
+    /// The quota in microseconds of every `period_us`, if it is not a whole number of CPUs.
+    #[must_use]
+    pub fn quota_us(self, period_us: u32) -> Option<u32> {
         if self.nano.is_multiple_of(1_000_000_000) {
             return None;
         }
-        u32::try_from(self.nano / 10_000).ok()
+        u32::try_from(self.nano.saturating_mul(period_us.into()) / 1_000_000_000).ok()
     }
 }
 
@@ -384,11 +390,14 @@ mod tests {
 
     #[test]
     fn cpus_round_up_to_virtual_cpus_and_a_fraction_is_a_quota() {
-        let of = |nano| (Cpus { nano }.count(), Cpus { nano }.quota_us());
+        let of = |nano| (Cpus { nano }.count(), Cpus { nano }.quota_us(100_000));
         assert_eq!(of(1_000_000_000), (1, None));
         assert_eq!(of(500_000_000), (1, Some(50_000)));
         assert_eq!(of(1_500_000_000), (2, Some(150_000)));
         assert_eq!(of(8_000_000_000), (8, None));
         assert_eq!(of(10_000_000), (1, Some(1_000)));
+        for (quota, period) in [(10_000, 30_000), (1_001, 1_000_000), (7_999, 1_000)] {
+            assert_eq!(Cpus::of_quota(quota.into(), period).quota_us(period), Some(quota), "of {period}");
+        }
     }
 }

@@ -15,6 +15,7 @@ mod client;
 mod confine;
 mod control;
 mod end;
+mod found;
 mod guest;
 #[cfg(any(target_os = "macos", test))]
 mod handed;
@@ -39,10 +40,10 @@ mod tests;
 pub mod wire;
 
 pub(crate) use client::merge_env;
+pub(crate) use found::MachinePlan;
 #[cfg(any(target_os = "macos", test))]
 pub use handed::{HANDED, serve_handed};
 pub use keeper::change;
-pub(crate) use launch::MachinePlan;
 pub use launch::{Launch, What};
 pub use link::{Arrived, Link};
 pub use restore::Restore;

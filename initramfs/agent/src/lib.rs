@@ -34,6 +34,7 @@ mod child;
 mod environment;
 mod failure;
 mod files;
+mod hosts;
 mod init;
 mod link;
 mod network;

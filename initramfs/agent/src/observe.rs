@@ -79,7 +79,7 @@ fn describe(process: &OwnedFd, text: &mut Vec<u8>) -> Option<()> {
 }
 
 /// The beginning of a file.
-fn read(directory: BorrowedFd<'_>, name: &str, most: usize) -> Option<Vec<u8>> {
+pub(crate) fn read(directory: BorrowedFd<'_>, name: &str, most: usize) -> Option<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let file = openat(directory, name, flags, Mode::empty()).ok()?;
     let mut content = Vec::new();

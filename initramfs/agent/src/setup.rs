@@ -18,7 +18,7 @@ use servin_init::proto::{Configure, Limits, Mount, MountSource, Networks, Prepar
 use crate::{
     boot::{c_path, make_directories, make_file, mount_making, name, remount_read_only},
     failure::{Doing as _, Failure},
-    sys,
+    hosts, observe, sys,
 };
 
 type Result<T> = core::result::Result<T, Failure>;
@@ -31,6 +31,8 @@ pub(crate) struct Container {
     shm_size: Option<u64>,
     /// Files that lie over the image's, by their place in [`FILES`].
     files: [bool; FILES.len()],
+    /// Content of /etc/hosts, but for what the container's programs wrote.
+    hosts: Vec<u8>,
     /// The container's cgroup, as a directory; `None` if the kernel has no cgroup v2.
     pub(crate) cgroup: Option<OwnedFd>,
     /// Something that outlives the machine can be written: it must be synced before the end is told.
@@ -101,9 +103,10 @@ pub(crate) fn configure(
     hostname.push(b'\n');
     let hostname = Some(&hostname[..]).filter(|_| !configure.hostname.is_empty());
     let machine_id = configure.machine_id.as_deref();
+    let hosts = hosts_file(&mut container, configure.hosts.as_deref(), initramfs)?;
     files(
         &mut container,
-        [hostname, configure.hosts.as_deref(), configure.resolv_conf.as_deref(), machine_id, machine_id],
+        [hostname, hosts.as_deref(), configure.resolv_conf.as_deref(), machine_id, machine_id],
         initramfs,
     )?;
     mounts(&configure.mounts, initramfs)?;
@@ -185,7 +188,30 @@ fn lay(
 
 /// Changes the files that tell of the networks.
 pub(crate) fn tell(container: &mut Container, networks: &Networks, initramfs: BorrowedFd<'_>) -> Result<()> {
-    lay(container, [None, networks.hosts.as_deref(), networks.resolv_conf.as_deref(), None, None], initramfs)
+    let hosts = hosts_file(container, networks.hosts.as_deref(), initramfs)?;
+    lay(container, [None, hosts.as_deref(), networks.resolv_conf.as_deref(), None, None], initramfs)
+}
+
+/// Content of /etc/hosts where servin's lines are to be these, with those that the container's programs wrote.
+fn hosts_file(
+    container: &mut Container,
+    wanted: Option<&[u8]>,
+    initramfs: BorrowedFd<'_>,
+) -> Result<Option<Vec<u8>>> {
+    const LONGEST: usize = 4 << 20;
+    let Some(wanted) = wanted else { return Ok(None) };
+    let content = if container.hosts.is_empty() {
+        wanted.to_vec()
+    } else {
+        let current = observe::read(initramfs, "files/hosts", LONGEST)
+            .filter(|current| current.len() < LONGEST)
+            .ok_or_else(|| {
+                Failure::new("cannot change /etc/hosts: it cannot be read, or has 4 MiB or more")
+            })?;
+        hosts::changed(&current, &container.hosts, wanted)
+    };
+    container.hosts = wanted.to_vec();
+    Ok(Some(content))
 }
 
 fn write_file(

@@ -17,7 +17,8 @@ pub struct Networks {
     pub cards: Vec<Card>,
     /// Content of /etc/resolv.conf; `None` leaves it as it is.
     pub resolv_conf: Option<Vec<u8>>,
-    /// Content of /etc/hosts; `None` leaves it as it is.
+    /// Content of /etc/hosts, but for lines that are none of what the host said before: those stay. `None` leaves it as it
+    /// is.
     pub hosts: Option<Vec<u8>>,
 }
 

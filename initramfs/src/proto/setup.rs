@@ -217,7 +217,8 @@ pub struct Configure {
     pub hostname: String,
     /// NIS domain name (setdomainname(2)), at most 64 bytes; empty leaves the kernel's.
     pub domainname: String,
-    /// Content of /etc/hosts; `None` leaves the image's.
+    /// Content of /etc/hosts; `None` leaves the image's. In a container that was restored, lines that its programs wrote
+    /// stay.
     pub hosts: Option<Vec<u8>>,
     /// Content of /etc/resolv.conf; `None` leaves the image's.
     pub resolv_conf: Option<Vec<u8>>,

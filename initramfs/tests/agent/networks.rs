@@ -170,6 +170,37 @@ root_tests! {
         assert_eq!(run(&mut guest, files), "x\nnameserver 10.1.1.1\n");
     }
 
+    fn lines_that_its_programs_wrote_into_its_hosts_file_stay() {
+        if !is_apart("networks::lines_that_its_programs_wrote_into_its_hosts_file_stay") {
+            return;
+        }
+        let told = |cards: &[Card], text: &str| Networks { hosts: Some(text.into()), ..networks(cards) };
+        let first = [card(0, true)];
+        let (one, two) = ("127.0.0.1 localhost\n10.1.0.5 box\n", "127.0.0.1 localhost\n10.1.0.5 box\n10.1.1.5 box\n");
+        let mut guest = Guest::boot(Upper::Tmpfs);
+        guest.prepare(Prepare { hosts: true, ..Prepare::default() });
+        let named = |text: &str| Configure {
+            networks: Some(networks(&first)),
+            hosts: Some(text.into()),
+            ..Configure::default()
+        };
+        guest.configure(named(one));
+        let _main = guest.start(Exec { stdin: true, ..sh("cat") });
+        run(&mut guest, "echo 10.8.0.1 mine >> /etc/hosts");
+        let both = [card(0, true), card(1, false)];
+        move_to(&mut guest, told(&both, two));
+        assert_eq!(run(&mut guest, "cat /etc/hosts"), format!("{two}10.8.0.1 mine\n"));
+        move_to(&mut guest, told(&first, one));
+        assert_eq!(run(&mut guest, "cat /etc/hosts"), format!("{one}10.8.0.1 mine\n"));
+        // Not more than can be kept whole; the container goes on as it was.
+        run(&mut guest, "busybox head -c 4194304 /dev/zero >> /etc/hosts");
+        let (errno, message) = ask(&mut guest, told(&both, two));
+        assert_eq!(message, "cannot change /etc/hosts: it cannot be read, or has 4 MiB or more", "{errno}");
+        run(&mut guest, "echo 10.8.0.1 mine > /etc/hosts");
+        move_to(&mut guest, told(&both, two));
+        assert_eq!(run(&mut guest, "cat /etc/hosts"), "10.8.0.1 mine\n10.1.1.5 box\n");
+    }
+
     fn a_network_that_cannot_be_is_said_so_and_leaves_nothing() {
         if !is_apart("networks::a_network_that_cannot_be_is_said_so_and_leaves_nothing") {
             return;

@@ -62,12 +62,13 @@ root_tests! {
         let named = |hostname: &str, id: Option<&str>| Configure {
             hostname: hostname.into(),
             machine_id: id.map(|id| id.as_bytes().to_vec()),
+            hosts: Some(format!("10.1.0.5 {hostname}\n").into()),
             ..Configure::default()
         };
         let mut guest = Guest::configured(named("old", None));
         let main = counting(&mut guest);
-        let mut other =
-            guest.start(Exec { main: false, ..sh("echo saved > /etc/machine-id; echo here; exec sleep 1000") });
+        let script = "echo saved > /etc/machine-id; echo mine >> /etc/hosts; echo here; exec sleep 1000";
+        let mut other = guest.start(Exec { main: false, ..sh(script) });
         other.read_until("here\n");
         freeze(&mut guest, true);
         guest.drop_stream(main);
@@ -85,9 +86,9 @@ root_tests! {
         assert!(!String::from_utf8_lossy(&main.output.stdout).contains("up"), "told twice");
         let asked = guest.run(Exec {
             main: false,
-            ..sh("hostname; cat /etc/hostname /etc/machine-id; ls /var/lib/dbus 2>&1; ps | grep -c 'sleep 100[0]'")
+            ..sh("hostname; cat /etc/hostname /etc/machine-id /etc/hosts; ls /var/lib/dbus 2>&1; ps | grep -c 'sleep 100[0]'")
         });
-        assert_eq!(asked.text(), "new\nnew\nown\nls: /var/lib/dbus: No such file or directory\n0\n");
+        assert_eq!(asked.text(), "new\nnew\nown\n10.1.0.5 new\nmine\nls: /var/lib/dbus: No such file or directory\n0\n");
         main.end_input();
         main.read_until("over\n");
     }

@@ -8,14 +8,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawDir, SeekFrom, StatxFlags,
-    StatxTimestamp, Timestamps, Uid, XattrFlags,
+    AtFlags, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawDir, SeekFrom, Timestamps, Uid,
+    XattrFlags,
 };
 
-use super::super::vfs::{Attr, DirEntry, Errno, NAME_MAX, Seek, StatFs};
+use super::super::vfs::{DirEntry, Errno, Seek, StatFs};
 use super::super::wire;
-use super::convert::{self, XATTR_MAX, encode_dev};
-use super::system::{FileId, Found, Result, Stat, System, kind};
+use super::convert::{self, XATTR_MAX};
+use super::linux;
+use super::system::{Found, Result, Stat, System, kind};
 
 /// Bytes of a batch of directory entries from the kernel.
 const LIST_BUFFER: usize = 16 * 1024;
@@ -36,31 +37,7 @@ impl ByDescriptor {
 
 /// The attributes of what a descriptor names.
 fn stat(fd: impl AsFd) -> Result<Stat> {
-    let want = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, want)?;
-    let time = |time: &StatxTimestamp| (time.tv_sec, time.tv_nsec);
-    Ok(Stat {
-        id: FileId {
-            dev: (stat.stx_dev_major, stat.stx_dev_minor),
-            ino: stat.stx_ino,
-            born: time(&stat.stx_btime),
-        },
-        attr: Attr {
-            ino: stat.stx_ino,
-            size: stat.stx_size,
-            blocks: stat.stx_blocks,
-            atime: time(&stat.stx_atime),
-            mtime: time(&stat.stx_mtime),
-            ctime: time(&stat.stx_ctime),
-            mode: stat.stx_mode.into(),
-            nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
-            blksize: stat.stx_blksize,
-            submount: false,
-        },
-    })
+    linux::stat(fd, c"", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Extended attributes are reached by the descriptor's link in /proc, which works for `O_PATH` ones. There are none on
@@ -208,18 +185,7 @@ impl System for ByDescriptor {
     }
 
     fn statfs(fd: &OwnedFd) -> Result<StatFs> {
-        let stat = rustix::fs::fstatvfs(fd)?;
-        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        Ok(StatFs {
-            blocks: stat.f_blocks,
-            blocks_free: stat.f_bfree,
-            blocks_available: stat.f_bavail,
-            files: stat.f_files,
-            files_free: stat.f_ffree,
-            block_size: small(stat.f_bsize),
-            name_max: small(stat.f_namemax).min(NAME_MAX as u32),
-            fragment_size: small(stat.f_frsize),
-        })
+        linux::statfs(fd)
     }
 
     fn sync(dir: &OwnedFd) -> Result<()> {

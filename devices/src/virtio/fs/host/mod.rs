@@ -19,6 +19,8 @@ mod by_descriptor;
 mod by_name;
 mod convert;
 mod files;
+#[cfg(target_os = "linux")]
+mod linux;
 mod locks;
 mod nodes;
 mod system;

@@ -3,11 +3,11 @@
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Access, AtFlags, FallocateFlags, FileType, Mode, OFlags, StatxFlags, StatxTimestamp};
+use rustix::fs::{Access, AtFlags, FallocateFlags, FileType, Mode, OFlags};
 
-use super::super::super::vfs::{Attr, Errno, NAME_MAX, StatFs};
-use super::super::convert::encode_dev;
-use super::super::system::{FileId, Result, Stat};
+use super::super::super::vfs::{Errno, StatFs};
+use super::super::linux;
+use super::super::system::{Result, Stat};
 
 pub(super) const DIRECTORY_GIVES_GROUP: bool = false;
 
@@ -25,35 +25,11 @@ pub(super) fn errno(errno: rustix::io::Errno) -> Errno {
 }
 
 pub(super) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat> {
-    statx(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+    linux::stat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 pub(super) fn stat(fd: BorrowedFd<'_>) -> Result<Stat> {
-    statx(fd, c"", AtFlags::EMPTY_PATH)
-}
-
-fn statx(dir: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<Stat> {
-    let stat = rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
-    let time = |time: &StatxTimestamp| (time.tv_sec, time.tv_nsec);
-    let dev = (stat.stx_dev_major, stat.stx_dev_minor);
-    Ok(Stat {
-        id: FileId { dev, ino: stat.stx_ino, born: time(&stat.stx_btime) },
-        attr: Attr {
-            ino: stat.stx_ino,
-            size: stat.stx_size,
-            blocks: stat.stx_blocks,
-            atime: time(&stat.stx_atime),
-            mtime: time(&stat.stx_mtime),
-            ctime: time(&stat.stx_ctime),
-            mode: stat.stx_mode.into(),
-            nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
-            blksize: stat.stx_blksize,
-            submount: false,
-        },
-    })
+    linux::stat(fd, c"", AtFlags::EMPTY_PATH)
 }
 
 /// Linux of today would follow a link; the tests have no one who puts one there meanwhile.
@@ -66,18 +42,7 @@ pub(super) fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> Result<
 }
 
 pub(super) fn statfs(fd: BorrowedFd<'_>) -> Result<StatFs> {
-    let stat = rustix::fs::fstatvfs(fd)?;
-    let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    Ok(StatFs {
-        blocks: stat.f_blocks,
-        blocks_free: stat.f_bfree,
-        blocks_available: stat.f_bavail,
-        files: stat.f_files,
-        files_free: stat.f_ffree,
-        block_size: small(stat.f_bsize),
-        name_max: NAME_MAX as u32,
-        fragment_size: small(stat.f_frsize),
-    })
+    linux::statfs(fd)
 }
 
 pub(super) fn sync(dir: BorrowedFd<'_>) -> Result<()> {
