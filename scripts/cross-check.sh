@@ -35,7 +35,7 @@ WIN_SKIP=(
   sixty_four_connections_echo_at_once
 )
 NOT_YET=(
-  'macOS: taps and bench (servin refuses them there), the filter of system calls (there is none)'
+  'macOS: taps and bench --against (servin refuses them there), the filter of system calls (there is none)'
   'Windows: the parts of servin-devices that hold Unix sockets and directories of the host: shared networks, passt, shares'
   'Windows: servin-engine: it names KVM, Linux system calls and the passthrough of directories (servin says so there)'
 )
