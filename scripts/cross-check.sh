@@ -23,8 +23,7 @@ WIN=(servin-init servin-guest-kernel servin-devices servin-vmm servin)
 # Their tests run under wine.
 WIN_TESTS=(servin-devices servin-vmm)
 # What wine does otherwise than Windows: it shuts a socket down before it closes it, so the other side sees an end where
-# Windows resets, and it keeps to itself that a datagram came to a closed port. The last one failed once in some 25 runs there, why is
-# not known (docs/backends.md).
+# Windows resets, and it keeps to itself that a datagram came to a closed port (docs/backends.md).
 WIN_SKIP=(
   a_guest_that_resets_is_seen_as_a_reset_by_the_server
   a_server_that_resets_is_seen_as_a_reset_by_the_guest
@@ -32,10 +31,9 @@ WIN_SKIP=(
   connections_beyond_the_most_are_refused_and_a_reset_card_forgets_all
   a_host_that_went_away_without_reading_resets_the_guest
   a_closed_port_of_a_datagram_is_said_so
-  sixty_four_connections_echo_at_once
 )
 NOT_YET=(
-  'macOS: taps and bench (servin refuses them there), the filter of system calls (there is none)'
+  'macOS: taps and bench --against (servin refuses them there), the filter of system calls (there is none)'
   'Windows: the parts of servin-devices that hold Unix sockets and directories of the host: shared networks, passt, shares'
   'Windows: servin-engine: it names KVM, Linux system calls and the passthrough of directories (servin says so there)'
 )

@@ -34,8 +34,6 @@ mod template;
 mod terminal;
 #[cfg(unix)]
 mod verbs;
-#[cfg(unix)]
-mod watch;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -38,6 +38,7 @@ mod testing;
 pub mod time;
 mod trace;
 pub mod volume;
+pub mod watch;
 
 pub use error::{Error, Result, chain};
 

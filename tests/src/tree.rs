@@ -7,7 +7,10 @@ pub const MOST_LINES: usize = 900;
 pub const UNSAFE: &[(&str, &str)] = &[
     ("devices/src/mem/unix.rs", "guest memory is mapped and handed to the kernel"),
     ("devices/src/event", "descriptors and sockets are watched and adopted"),
-    ("devices/src/os/windows.rs", "random bytes and resolvers come by pointer, and a socket is a handle"),
+    (
+        "devices/src/os/windows.rs",
+        "random bytes, resolvers, addresses go by pointer, and a socket is a handle",
+    ),
     ("devices/src/lock.rs", "fcntl takes a lock by pointer"),
     ("devices/src/virtio/fs/host/by_name/macos/calls.rs", "fcntl takes what to reserve by pointer"),
     ("vmm/src/hv/kvm", "ioctls that take pointers, and the run page"),

@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 
 /// `servin bench boot` with its arguments. Values are not checked yet.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(crate) struct Bench {
     pub(crate) runs: Option<String>,
     pub(crate) start: Option<String>,

@@ -8,13 +8,13 @@ use servin_engine::container::short;
 use servin_engine::events::{Event, Reader};
 use servin_engine::store::now_ns;
 use servin_engine::time::rfc3339;
+use servin_engine::watch::Watch;
 
 use crate::args::{Events, Global};
 use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::spec::moment::moment;
 use crate::template::Template;
-use crate::watch::Watch;
 
 /// Keys of `--filter`.
 const FILTERS: &[&str] = &["type", "event", "container", "image", "network", "volume", "label", "label!"];
@@ -62,7 +62,7 @@ fn follow(
     (since, until): (i64, i64),
     text: impl Fn(&Event) -> Result<Option<String>>,
 ) -> io::Result<Result<()>> {
-    let watch = Watch::new(reader.dir())?;
+    let mut watch = Watch::new(reader.dir())?;
     loop {
         // Asked before the reading: what was written before the end is then read.
         let left = until.saturating_sub(now_ns());

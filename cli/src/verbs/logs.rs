@@ -9,12 +9,12 @@ use servin_engine::monitor::log::{Entry, Reader};
 use servin_engine::monitor::wire::Output;
 use servin_engine::store::now_ns;
 use servin_engine::time::rfc3339;
+use servin_engine::watch::Watch;
 
 use super::containers::{config, open};
 use crate::args::{Global, Logs};
 use crate::error::{Error, Result};
 use crate::spec::moment::moment;
-use crate::watch::Watch;
 
 /// Prints a container's log, to the streams that its program wrote to.
 pub(crate) fn run(global: &Global, typed: &Logs) -> Result<u8> {
@@ -81,7 +81,7 @@ impl Span {
 
 /// Prints the log, then what is added to it for as long as `goes_on` says.
 fn follow(dir: &Path, span: Span, printer: &mut Printer, goes_on: impl Fn() -> bool) -> io::Result<()> {
-    let watch = Watch::new(dir)?;
+    let mut watch = Watch::new(dir)?;
     let mut reader = Reader::open(dir)?;
     loop {
         // Asked before the reading: what was written before the end is then read after it.

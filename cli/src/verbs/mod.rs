@@ -1,6 +1,5 @@
 //! One file for each verb: what is done.
 
-#[cfg(target_os = "linux")]
 mod bench;
 mod build;
 mod commit;
@@ -139,15 +138,8 @@ pub(crate) fn run(global: &Global, began: Instant, verb: Verb) -> Result<u8> {
         Verb::Vm(typed) => vm::run(global, typed),
         Verb::Volume(typed) => volume::run(global, &typed),
         Verb::SharedNetwork(typed) => network::run(global, &typed),
-        #[cfg(target_os = "linux")]
         Verb::Bench(typed) => bench::run(global, &typed),
-        #[cfg(target_os = "linux")]
         Verb::BareMonitor([kernel, initramfs], words) => bench::monitor(&kernel, &initramfs, &words),
-        // It adopts monitors and reads their memory from /proc.
-        #[cfg(not(target_os = "linux"))]
-        Verb::Bench(_) | Verb::BareMonitor(..) => {
-            Err(Error::NotBuilt { what: format!("bench on {}", std::env::consts::OS), code: 1 })
-        }
         Verb::Doctor => doctor::run(global),
         Verb::Version { format } => version::run(format.as_deref()),
     }

@@ -36,6 +36,11 @@ pub(crate) fn socket(
     rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol)
 }
 
+/// The next connection to a listening socket, which no other program inherits.
+pub(crate) fn accept<Fd: AsFd>(socket: Fd) -> Result<OwnedFd, Errno> {
+    rustix::net::accept_with(socket, SocketFlags::CLOEXEC)
+}
+
 /// Makes sends on a socket raise no signal, where that is said of the socket and not of each send.
 #[allow(clippy::unnecessary_wraps)]
 pub(crate) fn quiet<Fd: AsFd>(_: Fd) -> io::Result<()> {

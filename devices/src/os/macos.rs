@@ -35,6 +35,13 @@ pub(crate) fn socket(
     Ok(socket)
 }
 
+/// The next connection to a listening socket, which no other program inherits.
+pub(crate) fn accept<Fd: AsFd>(socket: Fd) -> Result<OwnedFd, Errno> {
+    let accepted = rustix::net::accept(socket)?;
+    rustix::io::fcntl_setfd(&accepted, FdFlags::CLOEXEC)?;
+    Ok(accepted)
+}
+
 /// Makes sends on a socket raise no signal, where that is said of the socket and not of each send.
 pub(crate) fn quiet<Fd: AsFd>(socket: Fd) -> io::Result<()> {
     Ok(sockopt::set_socket_nosigpipe(socket, true)?)

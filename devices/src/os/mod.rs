@@ -8,6 +8,8 @@ use linux as host;
 mod macos;
 #[cfg(target_os = "macos")]
 use macos as host;
+#[cfg(unix)]
+mod unix;
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
@@ -17,10 +19,14 @@ use windows as host;
 pub(crate) use host::name_servers;
 pub use host::random;
 pub(crate) use host::{
-    CONNECTING, RECEIVE, SEND, is_closed_port, is_forbidden, punch_hole, quiet, socket, zero_range,
+    CONNECTING, RECEIVE, SEND, accept, is_closed_port, is_forbidden, punch_hole, quiet, socket, zero_range,
 };
 #[cfg(windows)]
+pub(crate) use host::{connect_unix, is_unix_socket, keep_to_owner, unix_address};
+#[cfg(windows)]
 pub use host::{read_exact_at, write_all_at};
+#[cfg(unix)]
+pub(crate) use unix::{connect_unix, is_unix_socket, keep_to_owner, unix_address};
 
 /// Reads exactly `into` from `file` at `offset`.
 ///

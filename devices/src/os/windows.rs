@@ -1,19 +1,22 @@
 //! Windows.
 
-// A leaf that may use unsafe: random bytes and the host's resolvers come from calls that take pointers, and a socket is
-// kept from other programs by a call that takes a handle.
+// A leaf that may use unsafe: random bytes, the host's resolvers, addresses of Unix sockets and what kind a file is go by
+// calls that take pointers, and a socket is kept from other programs by a call that takes a handle.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::windows::fs::FileExt as _;
-use std::os::windows::io::AsRawSocket as _;
+use std::os::windows::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::windows::io::{AsRawHandle as _, AsRawSocket as _};
+use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::Once;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType};
 use windows_sys::Win32::Foundation::{
     ERROR_BUFFER_OVERFLOW, ERROR_SUCCESS, HANDLE, HANDLE_FLAG_INHERIT, SetHandleInformation,
@@ -24,9 +27,14 @@ use windows_sys::Win32::NetworkManagement::IpHelper::{
 };
 use windows_sys::Win32::NetworkManagement::Ndis::IfOperStatusUp;
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET, AF_INET6, AF_UNSPEC, SOCKADDR_IN, SOCKADDR_IN6, SOCKET_ADDRESS,
+    AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, SOCKADDR_IN, SOCKADDR_IN6, SOCKADDR_UN, SOCKET_ADDRESS,
 };
 use windows_sys::Win32::Security::Cryptography::{BCRYPT_USE_SYSTEM_PREFERRED_RNG, BCryptGenRandom};
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_ATTRIBUTE_TAG_INFO, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT, FILE_READ_ATTRIBUTES,
+    FileAttributeTagInfo, GetFileInformationByHandleEx,
+};
+use windows_sys::Win32::System::SystemServices::IO_REPARSE_TAG_AF_UNIX;
 
 /// Fills `bytes` with random ones, of the quality that keys need.
 ///
@@ -69,9 +77,99 @@ pub(crate) fn socket(
     });
     let socket = rustix::net::socket(family, kind, None)?;
     rustix::io::ioctl_fionbio(&socket, true)?;
+    keep_from_children(&socket);
+    Ok(socket)
+}
+
+/// The next connection to a listening socket, which no other program inherits.
+pub(crate) fn accept<Fd: AsFd>(socket: Fd) -> Result<OwnedFd, Errno> {
+    let accepted = rustix::net::accept(socket)?;
+    keep_from_children(&accepted);
+    Ok(accepted)
+}
+
+fn keep_from_children(socket: &OwnedFd) {
     // SAFETY: the socket is open, and is a handle. Should it fail, a program that is started would have the socket too.
     unsafe { SetHandleInformation(socket.as_raw_socket() as HANDLE, HANDLE_FLAG_INHERIT, 0) };
-    Ok(socket)
+}
+
+/// Where a Unix socket is found.
+#[derive(Clone, Copy)]
+pub(crate) struct UnixAddress(SOCKADDR_UN);
+
+// SAFETY: what is passed lies there as long as the call, is as long as is said, and is an address of its family: its path
+// ends with a zero.
+unsafe impl SocketAddrArg for UnixAddress {
+    unsafe fn with_sockaddr<R>(&self, f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R) -> R {
+        f((&raw const self.0).cast(), size_of::<SOCKADDR_UN>() as SocketAddrLen)
+    }
+}
+
+/// Where the Unix socket at a path is found.
+///
+/// # Errors
+/// The path is empty, too long, or not Unicode.
+pub(crate) fn unix_address(path: &Path) -> io::Result<UnixAddress> {
+    let mut address = SOCKADDR_UN { sun_family: AF_UNIX, ..SOCKADDR_UN::default() };
+    let most = address.sun_path.len() - 1;
+    let bytes = path.to_str().map(str::as_bytes).filter(|bytes| (1..=most).contains(&bytes.len()));
+    let bytes = bytes.filter(|bytes| !bytes.contains(&0)).ok_or_else(|| {
+        let why = format!("the path of a Unix socket is Unicode of 1 to {most} bytes: take a shorter one");
+        io::Error::new(io::ErrorKind::InvalidInput, why)
+    })?;
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    Ok(UnixAddress(address))
+}
+
+/// How long the system may take to find a Unix socket's listener, which does nothing for it.
+const CONNECT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// Connects a socket to the Unix socket at an address. Should the system not do it at once, it is waited for, briefly.
+///
+/// # Errors
+/// Nobody listens there, or there was no answer in time.
+pub(crate) fn connect_unix(socket: &OwnedFd, address: &UnixAddress) -> io::Result<()> {
+    connect_soon(socket, address)
+}
+
+fn connect_soon(socket: &OwnedFd, address: &impl SocketAddrArg) -> io::Result<()> {
+    match rustix::net::connect(socket, address) {
+        Err(error) if error == CONNECTING => {}
+        done => return Ok(done?),
+    }
+    let mut asked = [PollFd::new(socket, PollFlags::OUT)];
+    if rustix::event::poll(&mut asked, Some(&CONNECT))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(rustix::net::sockopt::socket_error(socket)??)
+}
+
+/// Whether the file is a Unix socket, and no link to one.
+pub(crate) fn is_unix_socket(path: &Path) -> bool {
+    // Not what it stands for: nobody can open that of a socket.
+    let flags = FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS;
+    let Ok(file) = OpenOptions::new().access_mode(FILE_READ_ATTRIBUTES).custom_flags(flags).open(path) else {
+        return false;
+    };
+    let mut found = FILE_ATTRIBUTE_TAG_INFO::default();
+    // SAFETY: the file is open, and the structure is there for the call to fill, as long as is said.
+    let done = unsafe {
+        GetFileInformationByHandleEx(
+            file.as_raw_handle(),
+            FileAttributeTagInfo,
+            (&raw mut found).cast(),
+            size_of::<FILE_ATTRIBUTE_TAG_INFO>() as u32,
+        )
+    };
+    done != 0 && found.ReparseTag == IO_REPARSE_TAG_AF_UNIX
+}
+
+/// Nothing: who may connect to a Unix socket is what the folder hands on to its files.
+#[allow(clippy::unnecessary_wraps)]
+pub(crate) fn keep_to_owner(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Makes sends on a socket raise no signal: there are none.
@@ -243,6 +341,42 @@ mod tests {
         at.iSockaddrLength -= 1;
         // SAFETY: as before, and it says that it is shorter.
         assert_eq!(unsafe { address(&at) }, None);
+    }
+
+    #[test]
+    fn the_address_of_a_unix_socket_is_its_path_and_a_zero() {
+        let address = unix_address(Path::new("C:\\ü.sock")).unwrap().0;
+        let expected: Vec<_> = "C:\\ü.sock\0".bytes().map(u8::cast_signed).collect();
+        assert_eq!((address.sun_family, &address.sun_path[..expected.len()]), (AF_UNIX, &expected[..]));
+        assert!(unix_address(Path::new(&"x".repeat(107))).is_ok());
+        for wrong in ["", "a\0b", &"x".repeat(108)] {
+            let Err(refused) = unix_address(Path::new(wrong)) else { panic!("{wrong:?} was taken") };
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_there_or_refused_when_the_call_is_over() {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = || socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let ours = stream();
+        connect_soon(&ours, &address).unwrap();
+        let theirs = std::net::TcpStream::from(accept(&listener).unwrap());
+        assert_eq!(rustix::net::send(&ours, b"there", SEND), Ok(5));
+        io::Read::read_exact(&mut &theirs, &mut [0; 5]).unwrap();
+        drop(listener);
+        assert!(connect_soon(&stream(), &address).is_err());
+    }
+
+    #[test]
+    fn a_file_and_a_folder_are_no_sockets() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        File::create(&file).unwrap();
+        for path in [folder.path(), &file, &folder.path().join("missing")] {
+            assert!(!is_unix_socket(path), "{}", path.display());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! macOS.
 
-// getpeereid(3), getfsstat(2), getifaddrs(3), sysctlbyname(3), proc_pidinfo(3) and mkfifo(2) by a descriptor have no safe
-// wrapper among our dependencies.
+// getpeereid(3), getfsstat(2), getifaddrs(3), sysctlbyname(3), proc_pidinfo(3), mkfifo(2) by a descriptor and kevent(2) have no
+// safe wrapper among our dependencies.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsStr};
@@ -12,17 +12,23 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode};
 use rustix::io::{Errno, FdFlags};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::Uid;
 
+use crate::watch::Changes;
+
 /// What a file system says of a call that it does not have.
 pub(crate) const NOT_SUPPORTED: Errno = Errno::NOTSUP;
 /// The longest path in a socket's address.
 const SOCKET_PATH: usize = 103;
+/// The longest wait for a change of a file, in seconds: a year.
+const LONGEST: libc::time_t = 365 * 24 * 60 * 60;
 
 /// The mode of a file, as calls take it.
 #[allow(clippy::cast_possible_truncation)]
@@ -244,4 +250,50 @@ pub(crate) fn task(pid: i32) -> io::Result<libc::proc_taskinfo> {
         return Err(io::Error::last_os_error());
     }
     Ok(info)
+}
+
+/// What kqueue tells of files.
+#[derive(Debug)]
+pub(crate) struct Vnodes(OwnedFd);
+
+impl Changes for Vnodes {
+    fn new() -> io::Result<Self> {
+        let queue = rustix::event::kqueue::kqueue()?;
+        rustix::io::fcntl_setfd(&queue, FdFlags::CLOEXEC)?;
+        Ok(Self(queue))
+    }
+
+    fn add(&self, file: &File) -> io::Result<()> {
+        let wanted = libc::kevent {
+            ident: usize::try_from(file.as_raw_fd()).map_err(io::Error::other)?,
+            filter: libc::EVFILT_VNODE,
+            flags: libc::EV_ADD | libc::EV_CLEAR,
+            fflags: libc::NOTE_WRITE | libc::NOTE_EXTEND | libc::NOTE_RENAME | libc::NOTE_DELETE,
+            data: 0,
+            udata: null_mut(),
+        };
+        // SAFETY: one change is given, and no event is asked for.
+        if unsafe { libc::kevent(self.0.as_raw_fd(), &raw const wanted, 1, null_mut(), 0, null()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    fn wait(&self, most: Duration) -> io::Result<()> {
+        // At most two files are watched, so that one call takes all that there is.
+        let event = libc::kevent { ident: 0, filter: 0, flags: 0, fflags: 0, data: 0, udata: null_mut() };
+        let mut events = [event; 4];
+        let most = libc::timespec {
+            // A longer wait is refused.
+            tv_sec: libc::time_t::try_from(most.as_secs()).unwrap_or(LONGEST).min(LONGEST),
+            tv_nsec: most.subsec_nanos().into(),
+        };
+        // SAFETY: no change is given, there is room for four events, and the time outlives the call.
+        let found =
+            unsafe { libc::kevent(self.0.as_raw_fd(), null(), 0, events.as_mut_ptr(), 4, &raw const most) };
+        if found < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
 }

@@ -14,7 +14,7 @@ pub(crate) use host::{
     own_program, peer_uid, raw_mode, socket, weigh_session, with_short_path,
 };
 #[cfg(target_os = "macos")]
-pub(crate) use host::{sysctl, task};
+pub(crate) use host::{Vnodes, sysctl, task};
 
 #[cfg(test)]
 mod tests {

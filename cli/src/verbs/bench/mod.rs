@@ -3,7 +3,7 @@
 //! Every run is a process of its own, as a user would start it, and has to print a token that no other run prints. One that
 //! did anything else, or started in another way than its series asks for, is refused and makes the command fail.
 
-mod memory;
+mod host;
 mod peer;
 mod plot;
 mod report;
@@ -17,12 +17,11 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use rustix::process::{WaitOptions, set_child_subreaper, wait};
 use servin_engine::guest::Guest;
-use servin_engine::host;
+use servin_engine::host::{Kind, hypervisor_kind};
 use servin_engine::store::Store;
 
-use self::memory::Memory;
+use self::host::Memory;
 use self::peer::{Boots, Monitor};
 use self::report::{Report, Series};
 use self::sample::{Start, Subject};
@@ -74,11 +73,10 @@ impl Plan {
         };
         let against = match typed.against.as_deref() {
             None => Vec::new(),
-            Some(_) if !cfg!(target_arch = "x86_64") => {
-                return Err(Error::NotBuilt {
-                    what: "bench boot --against on this processor".into(),
-                    code: 1,
-                });
+            Some(_) if !cfg!(all(target_arch = "x86_64", target_os = "linux")) => {
+                let what =
+                    format!("bench boot --against on {}, {}", std::env::consts::OS, std::env::consts::ARCH);
+                return Err(Error::NotBuilt { what, code: 1 });
             }
             Some(names) => peer::monitors(names, std::env::var_os("PATH").as_deref())
                 .map_err(|why| bad("--against", names, &why))?,
@@ -126,9 +124,7 @@ pub(crate) fn run(global: &Global, typed: &Bench) -> Result<u8> {
         image: typed.image.clone().unwrap_or_else(|| "servin/base".to_owned()),
         flags: typed.flags.clone(),
     };
-    // Monitors become this process's children when their command has ended, so that it can wait for them.
-    set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| fail("adopt monitors")(error.into()))?;
+    host::adopt().map_err(fail("adopt monitors"))?;
     let mut series = Vec::new();
     for &start in &plan.starts {
         warm_up(&subject, start).map_err(fail("make a first run, which is not counted"))?;
@@ -138,8 +134,7 @@ pub(crate) fn run(global: &Global, typed: &Bench) -> Result<u8> {
     }
     let memory = containers(&subject, plan.machines)?;
     let boots = against(&plan).map_err(fail("boot on other monitors"))?;
-    let mut report =
-        Report::new(&subject, host::hypervisor_kind().map_or("none", host::Kind::name), series, memory);
+    let mut report = Report::new(&subject, hypervisor_kind().map_or("none", Kind::name), series, memory);
     report.against = boots;
     if let Some(path) = &typed.svg {
         std::fs::write(path, plot::draw(&report)).map_err(fail(&format!("write {}", path.display())))?;
@@ -190,8 +185,9 @@ pub(crate) fn monitor(kernel: &OsStr, initramfs: &OsStr, words: &str) -> Result<
 fn warm_up(subject: &Subject, start: Start) -> io::Result<()> {
     let times = if start == Start::Warm { 3 } else { 1 };
     for _ in 0..times {
-        subject.sample(None, &token())?;
-        reap();
+        let token = token();
+        subject.sample(None, &token)?;
+        host::settle(&subject.data_root, &[token])?;
     }
     Ok(())
 }
@@ -202,31 +198,27 @@ fn token() -> String {
     format!("bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Waits for every child, monitors among them: their end is not to be counted in the next run.
-fn reap() {
-    while matches!(wait(WaitOptions::empty()), Ok(Some(_)) | Err(rustix::io::Errno::INTR)) {}
-}
-
 fn measure(subject: &Subject, start: Start, level: u32, runs: u32) -> io::Result<Series> {
     let began = Instant::now();
-    let cpu_before = cpu_ms()?;
+    let cpu_before = host::cpu_ms()?;
     let (mut samples, mut refused) = (Vec::new(), Vec::new());
     let mut left = runs;
     while left > 0 {
         let now = left.min(level);
         left -= now;
-        let results: Vec<io::Result<_>> = if now == 1 {
-            vec![subject.sample(Some(start), &token())]
+        let tokens: Vec<_> = (0..now).map(|_| token()).collect();
+        let results: Vec<io::Result<_>> = if let [token] = &tokens[..] {
+            vec![subject.sample(Some(start), token)]
         } else {
             std::thread::scope(|scope| {
                 let threads: Vec<_> =
-                    (0..now).map(|_| scope.spawn(|| subject.sample(Some(start), &token()))).collect();
+                    tokens.iter().map(|token| scope.spawn(|| subject.sample(Some(start), token))).collect();
                 let joined = threads.into_iter().map(|thread| thread.join());
                 joined.map(|done| done.unwrap_or_else(|_| Err(io::Error::other("a panic")))).collect()
             })
         };
         // All of this batch's commands are waited for; only monitors are left.
-        reap();
+        host::settle(&subject.data_root, &tokens)?;
         for result in results {
             match result {
                 Ok(sample) => samples.push(sample),
@@ -235,19 +227,9 @@ fn measure(subject: &Subject, start: Start, level: u32, runs: u32) -> io::Result
         }
     }
     let wall_s = began.elapsed().as_secs_f64();
-    let cpu_ms = (cpu_ms()? - cpu_before) / f64::from(runs);
+    let taken = host::cpu_ms()?.zip(cpu_before).map(|(after, before)| after - before);
+    let cpu_ms = taken.map(|ms| ms / f64::from(runs));
     Ok(Series::new(start, level, samples, refused, wall_s, cpu_ms))
-}
-
-/// Processor time of every child that was waited for, in milliseconds: proc(5), fields 16 and 17 of stat.
-fn cpu_ms() -> io::Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 =
-        after_name.split_whitespace().skip(13).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
-    // The kernel tells user space hundredths of a second on every architecture that servin knows.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    Ok(ticks as f64 * 1e3 / TICKS_PER_SECOND)
 }
 
 /// Starts containers that stand still, reads their monitors' memory and removes them.
@@ -273,19 +255,19 @@ fn containers(subject: &Subject, count: u32) -> Result<Vec<Memory>> {
         }
     }
     let found = Store::open(&subject.data_root).map_err(Error::from).and_then(|store| {
-        let pid = |id: &String| Ok(store.containers().find(id)?.pid.and_then(|pid| u32::try_from(pid).ok()));
-        ids.iter()
-            .map(|id| {
-                let pid = pid(id).map_err(|error: servin_engine::Error| Error::from(error))?.unwrap_or(0);
-                Memory::of(pid).map_err(|error| fail("read a monitor's memory", error.to_string()))
-            })
-            .collect::<Result<Vec<_>>>()
+        let memory = |id: &String| {
+            let ended = || fail("read a monitor's memory", format!("that of container {id} has ended"));
+            let pid = store.containers().find(id)?.pid.ok_or_else(ended)?;
+            Memory::of(pid).map_err(|error| fail("read a monitor's memory", error.to_string()))
+        };
+        ids.iter().map(memory).collect::<Result<Vec<_>>>()
     });
     if !ids.is_empty() {
         let mut remove = std::process::Command::new(&subject.servin);
         remove.env("SERVIN_DATA_ROOT", &subject.data_root).args(["rm", "-f"]).args(&ids);
         let _ = remove.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        reap();
+        host::settle(&subject.data_root, &ids)
+            .map_err(|error| fail("remove containers that stand still", error.to_string()))?;
     }
     match failed {
         Some(why) => Err(fail("start a container that stands still", why)),

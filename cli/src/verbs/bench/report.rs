@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::memory::Memory;
+use super::host::{LEFT_OUT, Memory};
 use super::peer::Boots;
 use super::sample::{CLOCKS, Sample, Start, Subject};
 use super::stats::Summary;
@@ -23,8 +23,9 @@ pub(super) struct Series {
     /// Seconds of the whole series.
     pub(super) wall_s: f64,
     pub(super) starts_per_second: f64,
-    /// Processor time of a run, of command and monitor, guest included.
-    pub(super) cpu_ms: f64,
+    /// Processor time of a run, of command and monitor, guest included, where the host tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_ms: Option<f64>,
 }
 
 impl Series {
@@ -34,7 +35,7 @@ impl Series {
         samples: Vec<Sample>,
         refused: Vec<String>,
         wall_s: f64,
-        cpu_ms: f64,
+        cpu_ms: Option<f64>,
     ) -> Self {
         let clocks = CLOCKS
             .iter()
@@ -62,6 +63,7 @@ impl Series {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Report {
     version: &'static str,
+    system: String,
     kernel: String,
     hypervisor: &'static str,
     image: String,
@@ -71,6 +73,9 @@ pub(super) struct Report {
     memory: Vec<Memory>,
     /// Boots of one guest on our monitor and on others, if they were asked for.
     pub(super) against: Vec<Boots>,
+    /// What this host does not tell, and why.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    left_out: &'static [&'static str],
 }
 
 impl Report {
@@ -80,15 +85,18 @@ impl Report {
         series: Vec<Series>,
         memory: Vec<Memory>,
     ) -> Self {
+        let uname = rustix::system::uname();
         Report {
             version: env!("CARGO_PKG_VERSION"),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            system: uname.sysname().to_string_lossy().into_owned(),
+            kernel: uname.release().to_string_lossy().into_owned(),
             hypervisor,
             image: subject.image.clone(),
             flags: subject.flags.iter().map(|flag| flag.to_string_lossy().into_owned()).collect(),
             series,
             memory,
             against: Vec::new(),
+            left_out: LEFT_OUT,
         }
     }
 
@@ -102,8 +110,9 @@ impl Report {
     /// Tables for people.
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "servin {} on Linux {}, {}: {} {}\n",
+            "servin {} on {} {}, {}: {} {}\n",
             self.version,
+            self.system,
             self.kernel,
             self.hypervisor,
             self.image,
@@ -122,12 +131,14 @@ impl Report {
             text += "\n";
             text += &listing::table(&lines);
             text += &format!(
-                "{} runs, {} refused, {:.1} starts a second, {:.1} ms of processor time each\n",
+                "{} runs, {} refused, {:.1} starts a second",
                 series.samples.len(),
                 series.refused.len(),
-                series.starts_per_second,
-                series.cpu_ms
+                series.starts_per_second
             );
+            text +=
+                &series.cpu_ms.map_or_else(String::new, |ms| format!(", {ms:.1} ms of processor time each"));
+            text += "\n";
         }
         if !self.against.is_empty() {
             let heads = ["exec to the guest's word (ms)", "least", "p50", "p95", "most", "p50 to ours"];
@@ -144,22 +155,14 @@ impl Report {
             text += "the same kernel, initramfs and serial port, one processor, 128 MiB; in turns\n";
         }
         if !self.memory.is_empty() {
-            let mean = |figure: fn(&Memory) -> u64| {
-                let sum: u64 = self.memory.iter().map(figure).sum();
-                format!("{:>8.2}", sum as f64 / 1024.0 / self.memory.len() as f64)
-            };
-            let lines = [
-                vec!["memory of a container (MiB)".to_owned(), "resident".into(), "its own".into()],
-                vec!["monitor".into(), mean(|m| m.monitor_kib), mean(|m| m.monitor_private_kib)],
-                vec!["guest".into(), mean(|m| m.guest_kib), mean(|m| m.guest_private_kib)],
-            ];
+            let (lines, below) = Memory::table(&self.memory);
             text += "\n";
             text += &listing::table(&lines);
-            text += &format!(
-                "mean of {} at the same time; with shared pages by their share {} MiB each\n",
-                self.memory.len(),
-                mean(|m| m.share_kib).trim()
-            );
+            text += &below;
+        }
+        if !self.left_out.is_empty() {
+            text += &format!("\nleft out on {}, which does not tell it:\n", self.system);
+            self.left_out.iter().for_each(|what| text += &format!("- {what}\n"));
         }
         text
     }
@@ -199,8 +202,8 @@ pub(super) mod tests {
             flags: Vec::new(),
         };
         let samples = (0..20).map(|n| sample(f64::from(n))).collect();
-        let warm = Series::new(Start::Warm, 1, samples, Vec::new(), 2.0, 7.5);
-        let cold = Series::new(Start::Cold, 4, Vec::new(), vec!["it was a warm start".into()], 1.0, 0.0);
+        let warm = Series::new(Start::Warm, 1, samples, Vec::new(), 2.0, Some(7.5));
+        let cold = Series::new(Start::Cold, 4, Vec::new(), vec!["it was a warm start".into()], 1.0, None);
         Report::new(
             &subject,
             "kvm_amd",
@@ -214,9 +217,27 @@ pub(super) mod tests {
         let text = report().table();
         assert!(text.contains("20 runs, 0 refused, 10.0 starts a second, 7.5 ms"), "{text}");
         assert!(text.contains("cold, 4 at a time") && text.contains("2.00"), "{text}");
+        assert!(
+            text.contains("0 runs, 1 refused, 0.0 starts a second\n"),
+            "what was not told is not there: {text}"
+        );
+        assert!(!text.contains("left out"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&report().json().unwrap()).unwrap();
         assert_eq!(json["series"][0]["clocks"][3][1]["p50"], 12.0);
         assert_eq!(json["series"][1]["refused"][0], "it was a warm start");
+        assert_eq!(
+            (json["series"][0].get("cpu_ms").is_some(), json["series"][1].get("cpu_ms")),
+            (true, None)
+        );
+    }
+
+    #[test]
+    fn what_a_host_does_not_tell_is_left_out_by_name() {
+        let report = Report { left_out: &["the weather: there is no window"], ..report() };
+        let text = report.table();
+        assert!(text.ends_with("which does not tell it:\n- the weather: there is no window\n"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!(json["left_out"][0], "the weather: there is no window");
     }
 
     #[test]

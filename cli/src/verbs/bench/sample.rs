@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::host;
+
 /// How a run starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,7 +75,8 @@ impl Subject {
     /// in another way than was wanted, or its clocks are not in order.
     pub(super) fn sample(&self, start: Option<Start>, token: &str) -> io::Result<Sample> {
         let cold = (start == Some(Start::Cold)).then_some("--no-warm");
-        let flags: Vec<&str> = ["--rm", "--timing"].into_iter().chain(cold).collect();
+        let flags: Vec<&str> =
+            ["--rm", "--timing"].into_iter().chain(cold).chain(host::flags(token)).collect();
         let mut command = self.run(&flags, &["echo", token]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let began = Instant::now();
@@ -150,7 +153,8 @@ mod tests {
         assert_eq!((sample.vm_created, sample.init_started), (0.010, 0.012));
         assert!(sample.first_byte > 0.0 && sample.exit_code >= sample.first_byte);
         let args = std::fs::read_to_string(subject.servin.with_extension("args")).unwrap();
-        assert_eq!(args, "run --rm --timing -m 64m box echo token\n");
+        let more: String = host::flags("token").iter().map(|flag| format!("{flag} ")).collect();
+        assert_eq!(args, format!("run --rm --timing {more}-m 64m box echo token\n"));
         let why = subject.sample(Some(Start::Cold), "token").unwrap_err().to_string();
         assert_eq!(why, "it was a warm start");
     }

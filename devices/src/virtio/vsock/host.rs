@@ -4,7 +4,7 @@
 //! - **In process.** [`VsockHost::listen`] takes the connections that the guest makes to a port of the host;
 //!   [`VsockHost::dial`] and [`VsockHost::connect`] make connections to a port of the guest. Either way the
 //!   caller holds one end of a socket pair ([`HostStream`]), which can be polled together with anything else.
-//! - **By path** ([`VsockHost::at`], not on Windows). A host program connects to the socket at the path, writes
+//! - **By path** ([`VsockHost::at`]). A host program connects to the socket at the path, writes
 //!   `CONNECT <guest port>\n`, and reads `OK <host port>\n` once the guest has accepted. When the guest connects to
 //!   a port of the host that nobody in this process listens on, `<path>_<port>` is connected to.
 //!
@@ -108,12 +108,12 @@ impl VsockHost {
         Self::build(None)
     }
 
-    /// A host side that is also reached by a Unix socket at `path`. Only its owner may connect. The file is
-    /// removed with the last handle; one left by a process that was killed is replaced.
+    /// A host side that is also reached by a Unix socket at `path`. Only its owner may connect; on Windows, whom the folder
+    /// lets write its files. The file is removed with the last handle; one left by a process that was killed is replaced.
     ///
     /// # Errors
     /// The socket cannot be made: somebody listens there, the folder is missing, the path has more than about 100
-    /// bytes. `Unsupported` on Windows.
+    /// bytes. `Unsupported` on a Windows before 10, version 1803, which has no Unix sockets.
     pub fn at(path: impl Into<PathBuf>) -> io::Result<Self> {
         Self::build(Some(Bound::new(path.into())?))
     }

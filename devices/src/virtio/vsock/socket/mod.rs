@@ -1,5 +1,7 @@
-//! The sockets at the host's end, of which each host has its own; one leaf file each.
+//! The sockets at the host's end: the form that is reached by a path, and the streams, of which each host has its own, in
+//! one leaf file each.
 
+mod path;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
@@ -10,4 +12,7 @@ mod windows;
 use windows as host;
 
 pub use host::HostStream;
-pub(super) use host::{Bound, DeviceEnd, is_gone, pair, shutdown};
+pub(super) use host::{DeviceEnd, is_gone, pair, shutdown};
+pub(super) use path::Bound;
+#[cfg(test)]
+pub(super) use path::dial;

@@ -4,14 +4,12 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::windows::io::{AsSocket, BorrowedSocket};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rustix::fd::OwnedFd;
 use rustix::net::sockopt;
-
-use crate::event::Source;
 
 /// Programs of others that may come first to the port that both ends meet at.
 const STRANGERS: u32 = 64;
@@ -113,8 +111,16 @@ impl Write for HostStream {
 /// The device's end of a connection.
 #[derive(Debug)]
 pub(in super::super) struct DeviceEnd {
-    program: Weak<Program>,
+    /// `None`: the program is another process, which came by a path or was reached by one.
+    program: Option<Weak<Program>>,
     socket: TcpStream,
+}
+
+impl From<OwnedFd> for DeviceEnd {
+    /// One of a connection by a path. To std it is a stream like any other: nothing here asks for its addresses.
+    fn from(socket: OwnedFd) -> Self {
+        Self { program: None, socket: socket.into() }
+    }
 }
 
 impl DeviceEnd {
@@ -166,19 +172,20 @@ pub(in super::super) fn pair() -> io::Result<(DeviceEnd, HostStream)> {
         socket.set_nonblocking(true)?;
     }
     let program = Arc::<Program>::default();
-    let ours = DeviceEnd { program: Arc::downgrade(&program), socket: ours };
+    let ours = DeviceEnd { program: Some(Arc::downgrade(&program)), socket: ours };
     Ok((ours, HostStream { program, socket: theirs }))
 }
 
-/// Whether the other end, which said its last byte, takes none either.
+/// Whether the other end, which said its last byte, takes none either. Of another process it is not known: sending fails.
 pub(in super::super) fn is_gone(end: &DeviceEnd) -> bool {
-    end.program.strong_count() == 0
+    end.program.as_ref().is_some_and(|program| program.strong_count() == 0)
 }
 
-/// Ends one direction or both for the program at the other end.
+/// Ends one direction or both for the program at the other end. Another process is not told that the guest receives no
+/// more: its bytes stay where they are.
 pub(in super::super) fn shutdown(end: &DeviceEnd, how: Shutdown) {
     if how != Shutdown::Write
-        && let Some(program) = end.program.upgrade()
+        && let Some(program) = end.program.as_ref().and_then(Weak::upgrade)
     {
         // A socket that is shut for reading resets the connection when something comes.
         program.deaf.store(true, Ordering::Release);
@@ -186,29 +193,6 @@ pub(in super::super) fn shutdown(end: &DeviceEnd, how: Shutdown) {
     if how != Shutdown::Read {
         // It fails only when the other end is gone, and then there is nothing to end.
         let _ = end.socket.shutdown(Shutdown::Write);
-    }
-}
-
-/// The listening socket of the path form, which is not there.
-#[derive(Debug)]
-pub(in super::super) enum Bound {}
-
-impl Bound {
-    pub(in super::super) fn new(_: PathBuf) -> io::Result<Self> {
-        let why = "a socket device is not reached by a path on Windows, only from the process that has it";
-        Err(io::Error::new(io::ErrorKind::Unsupported, why))
-    }
-
-    pub(in super::super) fn source(&self) -> Source<'_> {
-        match *self {}
-    }
-
-    pub(in super::super) fn accept(&self) -> io::Result<DeviceEnd> {
-        match *self {}
-    }
-
-    pub(in super::super) fn connect(&self, _: u32) -> io::Result<DeviceEnd> {
-        match *self {}
     }
 }
 
@@ -249,9 +233,18 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_refused_by_name() {
-        let refused = crate::virtio::vsock::VsockHost::at("v.sock").unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
-        assert!(refused.to_string().contains("path on Windows"), "{refused}");
+    fn a_program_of_another_process_is_not_known_to_be_gone_and_reads_to_the_end() {
+        let meeting = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut theirs = TcpStream::connect(meeting.local_addr().unwrap()).unwrap();
+        let ours = DeviceEnd::from(crate::os::accept(&meeting).unwrap());
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&ours).read(&mut [0]).unwrap(), 0);
+        assert!(!is_gone(&ours));
+        shutdown(&ours, Shutdown::Read);
+        (&ours.socket).write_all(b"last").unwrap();
+        shutdown(&ours, Shutdown::Both);
+        let mut got = Vec::new();
+        theirs.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"last");
     }
 }

@@ -70,8 +70,14 @@ impl Guest {
         }
     }
 
-    /// The next packet, if one is there. Its buffer goes back into the ring when `refill` is set.
+    /// The next packet, if one is there. Its buffer goes back into the ring when `refill` is set, but only behind all that
+    /// are there: whoever took what comes into buffers just given would answer nobody until all had said everything, and
+    /// on a slow host not before the device gives up.
     pub(super) fn poll(&mut self, refill: bool) -> Option<Packet> {
+        if let Some(packet) = self.arrived.pop_front() {
+            return Some(packet);
+        }
+        let mut taken = 0;
         while let Some(used) = self.rig.used(RX) {
             let bytes = &used.data[..used.len as usize];
             let (header, payload) = bytes.split_first_chunk::<HEADER_LEN>().expect("a packet has a header");
@@ -79,9 +85,10 @@ impl Guest {
             assert_eq!(packet.header.len as usize, payload.len());
             assert_eq!((packet.header.src_cid, packet.header.dst_cid), (HOST_CID, CID));
             self.arrived.push_back(packet);
-            if refill {
-                self.give_buffers(1);
-            }
+            taken += 1;
+        }
+        if refill {
+            self.give_buffers(taken);
         }
         self.arrived.pop_front()
     }

@@ -2,7 +2,6 @@
 
 mod ends;
 mod guest;
-#[cfg(unix)]
 mod paths;
 mod protocol;
 mod transfer;
@@ -38,7 +37,7 @@ fn inline() -> (VsockHost, Guest) {
 }
 
 /// Reads what is there; `Some(0)` at the end.
-fn read_some(stream: &mut HostStream, into: &mut [u8]) -> Option<usize> {
+fn read_some(stream: &mut impl io::Read, into: &mut [u8]) -> Option<usize> {
     match stream.read(into) {
         Ok(len) => Some(len),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -47,7 +46,7 @@ fn read_some(stream: &mut HostStream, into: &mut [u8]) -> Option<usize> {
 }
 
 /// Runs the device until exactly `len` bytes have come out of the stream.
-fn read_exactly(guest: &mut Guest, stream: &mut HostStream, len: usize) -> Vec<u8> {
+fn read_exactly(guest: &mut Guest, stream: &mut impl io::Read, len: usize) -> Vec<u8> {
     let mut all = vec![0; len];
     let mut done = 0;
     while done < len {
@@ -58,7 +57,7 @@ fn read_exactly(guest: &mut Guest, stream: &mut HostStream, len: usize) -> Vec<u
     all
 }
 
-fn expect_end(guest: &mut Guest, stream: &mut HostStream) {
+fn expect_end(guest: &mut Guest, stream: &mut impl io::Read) {
     assert_eq!(guest.until("the end of the stream", |_| read_some(stream, &mut [0; 16])), 0);
 }
 
