@@ -93,7 +93,8 @@ impl<M: Machine, R: Record> Session<M, R> {
         if client.leaving || is_saving {
             return;
         }
-        let mut buf = [0; 32 * 1024];
+        // On the heap: the stack's pages would be touched whenever the monitor has anything to do.
+        let mut buf = vec![0; 32 * 1024];
         match client.link.read(&mut buf) {
             Arrived::Bytes(count) => client.decoder.push(buf.get(..count).unwrap_or_default()),
             Arrived::Nothing => return,

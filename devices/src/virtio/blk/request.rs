@@ -92,12 +92,14 @@ pub(super) fn clear(file: &File, kind: u32, flags: u32, offset: u64, len: u64) -
     }
 }
 
+/// Not on the stack: its pages would be touched at every kick, by the function that this is a part of.
+static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+
 fn write_zeroes(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let zeroes = [0; 64 * 1024];
     let mut done = 0;
     while done < len {
-        let step = usize::try_from(len - done).unwrap_or(zeroes.len()).min(zeroes.len());
-        os::write_all_at(file, zeroes.get(..step).unwrap_or(&zeroes), offset + done)?;
+        let step = usize::try_from(len - done).unwrap_or(ZEROES.len()).min(ZEROES.len());
+        os::write_all_at(file, ZEROES.get(..step).unwrap_or(&ZEROES), offset + done)?;
         done += step as u64;
     }
     Ok(())
