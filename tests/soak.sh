@@ -12,9 +12,9 @@ set -u
 where=
 case ${1:-} in --nested | --here) where=$1 && shift ;; esac
 sequential=${1:-1000} parallel=${2:-50} clones=${3:-100}
-# The most that a clone may have to itself while its program sleeps, in KiB. (Before it runs anything it is to be 2 MiB,
+# The most that any clone may have to itself while its program sleeps, in KiB. (Before it runs anything it is to be 2 MiB,
 # which nobody sees from outside; docs/boot.md tells what it is made of.)
-most_kib=2560
+most_kib=2200
 
 if [ "$where" != --here ]; then
   root=$(cd "$(dirname "$0")/.." && pwd) || exit 2

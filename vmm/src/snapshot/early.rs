@@ -11,7 +11,7 @@ use crate::memory::Pages;
 
 /// Most pages that are copied before the guest runs: 1 MiB of memory that a clone has for itself, whether its program writes
 /// them or not.
-const MOST: u32 = 256;
+const MOST: u32 = 240;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Early {
