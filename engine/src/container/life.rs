@@ -121,10 +121,11 @@ pub fn reconcile(store: &Store) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::io("open", entry.path(), source)),
         }
-        if let Some(record) = store.containers().get(&id)?
-            && !entry.path().join(FILES).exists()
-        {
-            bury(store, record, true)?;
+        match store.containers().get(&id)? {
+            Some(record) if !entry.path().join(FILES).exists() => bury(store, record, true)?,
+            Some(_) => {}
+            // Killed before its row was there: its directory was.
+            None => remove_tree(&store.container_dir(&id))?,
         }
         remove_tree(&entry.path())?;
         dead = true;

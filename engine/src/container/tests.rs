@@ -64,6 +64,19 @@ fn a_container_whose_monitor_was_killed_is_exited_and_says_so() {
 }
 
 #[test]
+fn a_start_that_was_killed_before_its_row_leaves_nothing() {
+    let (dir, store) = open();
+    let id = new_id().unwrap();
+    let run = RunDir::create(store.root(), &id).unwrap();
+    std::fs::create_dir(store.container_dir(&id)).unwrap();
+    reconcile(&store).unwrap();
+    assert!(store.container_dir(&id).exists(), "it is on its way");
+    drop(run);
+    reconcile(&store).unwrap();
+    assert!(!store.container_dir(&id).exists() && !dir.path().join("run").join(&id).exists());
+}
+
+#[test]
 fn a_monitor_that_is_still_on_its_way_out_is_waited_for() {
     let (dir, store) = open();
     let record = record(&store, "dying", State::Running, false);
