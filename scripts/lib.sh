@@ -21,9 +21,12 @@ span() {
 }
 now() { date +%s%3N; }
 
-# The lines of a log that say what failed, each with a few that follow it: a long log's end seldom tells.
+# The lines of a log that say what failed, each with a few that follow it, and what a machine that stood still was seen
+# to do: a long log's end seldom tells.
 complaints() { # LOG
-  grep -aE -A 6 '^error(\[|:)|panicked at |\.\.\. FAILED$|^ *(FAIL|TIMEOUT|SIG[A-Z]+) \[|^FAILED' "$1" | grep -avE '^--$|RUST_BACKTRACE'
+  grep -aE -A 6 '^error(\[|:)|panicked at |\.\.\. FAILED$|^ *(FAIL|TIMEOUT|SIG[A-Z]+) \[|^FAILED' "$1" |
+    grep -avE '^--$|^stuck: |RUST_BACKTRACE' | head -n 60
+  grep -a '^stuck: ' "$1" | head -n 80
 }
 
 # step NAME SECONDS COMMAND...: runs it with a deadline, its output in target/log/NAME.log. Says what is going
@@ -63,7 +66,7 @@ step() {
     [ $status != 124 ] || note=", its limit of $limit s passed"
     [ $status != 137 ] || note=", killed"
     printf '    FAILED after %s%s (exit code %d). What went wrong, and the end of %s:\n' "$(span $ended)" "$note" $status "$log"
-    { complaints "$log" | head -n 60; tail -n 20 "$log"; } | cut -c1-400 | sed 's/^/    | /'
+    { complaints "$log"; tail -n 20 "$log"; } | cut -c1-400 | sed 's/^/    | /'
     steps_table+=("$(printf 'FAIL  %-46s %s' "$name" "$(span $ended)$note")")
   fi
   return $status

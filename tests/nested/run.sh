@@ -159,7 +159,7 @@ append="console=$console_name quiet panic=-1 nokaslr transparent_hugepage=$thp $
 # measures a wrong frequency of the TSC then (822 MHz in place of 2,300), or gives it up in the middle of a test: without it
 # there is one clock, and a second is a second. Where instructions are counted the clock is theirs, and the proof a part of
 # what was measured before.
-[ "$arch" != x86_64 ] || [ -n "$icount" ] || append+=' no_timer_check tsc=unstable unknown_nmi_panic'
+[ "$arch" != x86_64 ] || [ -n "$icount" ] || append+=' no_timer_check tsc=unstable unknown_nmi_panic oops=panic'
 args=("${machine[@]}" -accel tcg -m "$mem" -smp "$cpus" -nodefaults -no-user-config -display none -no-reboot
   -kernel "$image/vmlinuz" -initrd "$tmp/initrd" -append "$append" -serial "file:$tmp/console"
   -device virtio-serial-pci -monitor "unix:$tmp/monitor,server=on,wait=off")
