@@ -27,7 +27,8 @@ pub(super) fn placed(_: u32, offset: u64) -> u64 {
 
 /// Changes the size of an open file.
 pub(super) fn resize(fd: &OwnedFd, size: u64) -> Result<()> {
-    Ok(rustix::fs::ftruncate(fd, size)?)
+    rustix::fs::ftruncate(fd, size)?;
+    Ok(())
 }
 
 /// The name that the guest knows a name of the host by.
