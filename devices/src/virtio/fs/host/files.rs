@@ -91,7 +91,7 @@ impl<S: System> Files<S> {
         count: usize,
         into: &mut Writer<'_>,
     ) -> Result<usize> {
-        into.read_from_at(file_ref(&self.file(handle)?.fd), count, offset).map_err(errno)
+        into.read_from_at(file_ref(&self.file(handle)?.fd), count, placed(0, offset)).map_err(errno)
     }
 
     pub(super) fn write(

@@ -20,7 +20,7 @@ pub(super) fn file_ref(fd: &OwnedFd) -> FileRef<'_> {
     fd.as_fd()
 }
 
-/// Where a write goes to in a file that was opened with these flags: the kernel knows of those that are appended to.
+/// Where a read or a write goes to in a file that was opened with these flags: the kernel knows of those that are appended to.
 pub(super) fn placed(_: u32, offset: u64) -> u64 {
     offset
 }

@@ -41,10 +41,10 @@ pub(in super::super) fn file_ref(file: &File) -> FileRef<'_> {
     file
 }
 
-/// Where a write goes to in a file that was opened with these flags: the largest offset is the end of the file, wherever that is
-/// by then.
+/// Where a read or a write goes to in a file that was opened with these flags: the largest offset is the end of the file, wherever
+/// that is by then, and none that a guest names.
 pub(in super::super) fn placed(flags: u32, offset: u64) -> u64 {
-    if flags & access::APPEND != 0 { u64::MAX } else { offset }
+    if flags & access::APPEND != 0 { u64::MAX } else { offset.min(i64::MAX.cast_unsigned()) }
 }
 
 /// Changes the size of an open file.
@@ -93,7 +93,11 @@ pub(in super::super) fn timestamps(change: &SetAttr) -> Result<Timestamps> {
 
 /// The result of a call of the standard library's, in the guest's terms.
 pub(super) fn done<T>(result: std::io::Result<T>) -> Result<T> {
-    result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    result.map_err(|error| match error.kind() {
+        // It has looked at what was asked for itself.
+        std::io::ErrorKind::InvalidInput => Errno::INVAL,
+        _ => Errno::from_io_error(&error).unwrap_or(Errno::IO),
+    })
 }
 
 /// See the module's description.

@@ -257,6 +257,21 @@ fn what_is_appended_goes_to_the_end_wherever_that_is_by_then() {
 }
 
 #[test]
+fn offsets_that_mean_something_else_to_windows_are_offsets() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fs = share(dir.path());
+    let (file, handle) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
+    fs.write(handle, 0, b"contents").unwrap();
+    // The end of the file, and where it was read or written last.
+    for offset in [u64::MAX, u64::MAX - 1] {
+        assert!(fs.write(handle, offset, b"x").is_err(), "{offset:#x}");
+        assert_ne!(fs.read(handle, offset, 4).as_deref(), Ok(&b"cont"[..]), "{offset:#x}");
+        assert!(fs.setattr(file.node, 1 << 3, offset, 0, (0, 0)).is_err(), "{offset:#x}");
+    }
+    assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"contents");
+}
+
+#[test]
 fn the_case_of_a_name_changes_and_a_link_beside_its_file_stays() {
     let dir = tempfile::tempdir().unwrap();
     let mut fs = share(dir.path());
