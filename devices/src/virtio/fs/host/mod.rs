@@ -73,10 +73,10 @@ pub struct Options {
     /// Descriptors kept for files that the guest knows, at most (on macOS twice as many). More are opened and closed as
     /// needed.
     pub max_nodes_open: usize,
-    /// Files and directories that the guest may have open at once (on macOS a directory that is listed takes two
-    /// descriptors).
+    /// Files and directories that the guest may have open at once (on macOS and Windows a directory that is listed takes
+    /// two).
     pub max_handles: usize,
-    /// Owners of locks on a file that the guest may have at once; each takes a descriptor.
+    /// Owners of locks on a file that the guest may have at once; each takes a descriptor (but on Windows).
     pub max_locks: usize,
 }
 

@@ -30,6 +30,9 @@ use super::shape::{Shape, attribute};
 use super::{calls, entries, names, removal, shape, space};
 use crate::mem::FileRef;
 
+/// The most bytes of a reparse point (`MAXIMUM_REPARSE_DATA_BUFFER_SIZE`).
+const REPARSE_MAX: usize = 16 << 10;
+
 /// An open file or directory.
 pub(in super::super) type OpenFile = File;
 
@@ -173,7 +176,7 @@ fn stat(file: &File) -> Result<Stat> {
 }
 
 fn read_link(file: &File) -> Result<Vec<u8>> {
-    let mut data = calls::reparse_room();
+    let mut data = vec![0; REPARSE_MAX];
     let len = calls::control(file, FSCTL_GET_REPARSE_POINT, &[], &mut data)?;
     data.truncate(len);
     shape::target(&data)

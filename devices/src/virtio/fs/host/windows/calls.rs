@@ -15,7 +15,8 @@ use windows_sys::Wdk::Storage::FileSystem::{
     FileRenameInformationEx, NtCreateFile, NtQueryVolumeInformationFile, NtSetInformationFile,
 };
 use windows_sys::Win32::Foundation::{
-    ERROR_MORE_DATA, ERROR_NO_MORE_FILES, GetLastError, HANDLE, OBJ_CASE_INSENSITIVE, UNICODE_STRING,
+    ERROR_FILE_NOT_FOUND, ERROR_MORE_DATA, ERROR_NO_MORE_FILES, GetLastError, HANDLE, OBJ_CASE_INSENSITIVE,
+    UNICODE_STRING,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_NORMAL, FILE_ATTRIBUTE_TAG_INFO, FILE_BASIC_INFO,
@@ -28,9 +29,6 @@ use windows_sys::Win32::System::IO::{DeviceIoControl, IO_STATUS_BLOCK};
 
 use super::super::super::vfs::Errno;
 use super::super::system::Result;
-
-/// The most bytes of a reparse point (`MAXIMUM_REPARSE_DATA_BUFFER_SIZE`).
-const REPARSE_MAX: usize = 16 << 10;
 
 fn handle(file: &File) -> HANDLE {
     file.as_raw_handle()
@@ -138,10 +136,14 @@ pub(super) fn entries(dir: &File, restart: bool, into: &mut [u64]) -> Result<boo
     // SAFETY: there is as much room as is said, aligned for the structures, and the directory is open.
     let listed =
         win32(unsafe { GetFileInformationByHandleEx(handle(dir), class, into.as_mut_ptr().cast(), room) });
-    match listed {
-        // SAFETY: it reads a number of this thread.
-        Err(errno) if unsafe { GetLastError() } != ERROR_NO_MORE_FILES => Err(errno),
-        listed => Ok(listed.is_ok()),
+    if listed.is_ok() {
+        return Ok(true);
+    }
+    // SAFETY: it reads a number of this thread.
+    match unsafe { GetLastError() } {
+        // A drive's own directory can have no entries, not even itself.
+        ERROR_NO_MORE_FILES | ERROR_FILE_NOT_FOUND => Ok(false),
+        _ => listed.map(|()| false),
     }
 }
 
@@ -247,9 +249,4 @@ pub(super) fn control(file: &File, code: u32, input: &[u8], output: &mut [u8]) -
         Err(errno) if unsafe { GetLastError() } != ERROR_MORE_DATA => Err(errno),
         _ => Ok(came as usize),
     }
-}
-
-/// Room for a reparse point.
-pub(super) fn reparse_room() -> Vec<u8> {
-    vec![0; REPARSE_MAX]
 }
