@@ -34,8 +34,8 @@ WIN_SKIP=(
 )
 NOT_YET=(
   'macOS: taps and bench --against (servin refuses them there), the filter of system calls (there is none)'
-  'Windows: the parts of servin-devices that hold Unix sockets and directories of the host: shared networks, passt, shares'
-  'Windows: servin-engine: it names KVM, Linux system calls and the passthrough of directories (servin says so there)'
+  'Windows: the parts of servin-devices that hold Unix sockets: shared networks, passt'
+  'Windows: servin-engine: it names KVM and Linux system calls (servin says so there)'
 )
 
 [ $# -gt 0 ] || set -- arm mac win

@@ -13,6 +13,7 @@ pub const UNSAFE: &[(&str, &str)] = &[
     ),
     ("devices/src/lock.rs", "fcntl takes a lock by pointer"),
     ("devices/src/virtio/fs/host/by_name/macos/calls.rs", "fcntl takes what to reserve by pointer"),
+    ("devices/src/virtio/fs/host/windows/calls.rs", "names and what is asked of files go by pointer"),
     ("vmm/src/hv/kvm", "ioctls that take pointers, and the run page"),
     ("vmm/src/hv/hvf/ffi.rs", "Hypervisor.framework is C"),
     ("vmm/src/hv/hvf/vmx/ffi.rs", "Hypervisor.framework is C, and undeclared for Intel processors"),

@@ -3,6 +3,8 @@
 
 #[cfg(any(test, target_os = "macos"))]
 mod macos;
+#[cfg(any(test, windows))]
+mod windows;
 
 /// An error of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +39,7 @@ numbers! {
     ACCESS = 13, "permission denied";
     BUSY = 16, "busy";
     EXIST = 17, "file exists";
+    XDEV = 18, "on another file system";
     NOTDIR = 20, "not a directory";
     ISDIR = 21, "is a directory";
     INVAL = 22, "invalid argument";
@@ -46,6 +49,7 @@ numbers! {
     FBIG = 27, "file too large";
     NOSPC = 28, "no space left";
     ROFS = 30, "read-only file system";
+    MLINK = 31, "too many links";
     RANGE = 34, "result too large";
     NAMETOOLONG = 36, "file name too long";
     NOLCK = 37, "no locks available";
@@ -54,6 +58,7 @@ numbers! {
     LOOP = 40, "too many symbolic links";
     NODATA = 61, "no data available";
     PROTO = 71, "protocol error";
+    ILSEQ = 84, "no name in Unicode";
     OPNOTSUPP = 95, "operation not supported";
     STALE = 116, "stale file handle";
 }
@@ -103,6 +108,7 @@ mod tests {
             (Errno::ACCESS, Linux::ACCESS),
             (Errno::BUSY, Linux::BUSY),
             (Errno::EXIST, Linux::EXIST),
+            (Errno::XDEV, Linux::XDEV),
             (Errno::NOTDIR, Linux::NOTDIR),
             (Errno::ISDIR, Linux::ISDIR),
             (Errno::INVAL, Linux::INVAL),
@@ -112,6 +118,7 @@ mod tests {
             (Errno::FBIG, Linux::FBIG),
             (Errno::NOSPC, Linux::NOSPC),
             (Errno::ROFS, Linux::ROFS),
+            (Errno::MLINK, Linux::MLINK),
             (Errno::RANGE, Linux::RANGE),
             (Errno::NAMETOOLONG, Linux::NAMETOOLONG),
             (Errno::NOLCK, Linux::NOLCK),
@@ -120,6 +127,7 @@ mod tests {
             (Errno::LOOP, Linux::LOOP),
             (Errno::NODATA, Linux::NODATA),
             (Errno::PROTO, Linux::PROTO),
+            (Errno::ILSEQ, Linux::ILSEQ),
             (Errno::OPNOTSUPP, Linux::OPNOTSUPP),
             (Errno::STALE, Linux::STALE),
         ] {

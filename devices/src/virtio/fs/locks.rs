@@ -112,6 +112,7 @@ impl Table {
     }
 
     /// All that `owner` has on `node`.
+    #[cfg(any(test, unix))]
     pub(super) fn of(&self, node: NodeId, owner: LockOwner) -> Vec<Lock> {
         let held = self.held.get(&(node, owner));
         held.map_or_else(Vec::new, |held| {

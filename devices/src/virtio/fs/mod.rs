@@ -9,10 +9,7 @@
 #[cfg(any(test, not(target_os = "linux")))]
 #[cfg_attr(target_os = "linux", allow(unreachable_pub))]
 mod errno;
-#[cfg(unix)]
 pub mod host;
-// A directory of the host asks for more of it than memory does.
-#[cfg_attr(not(unix), allow(dead_code))]
 mod locks;
 pub mod memfs;
 pub mod readonly;

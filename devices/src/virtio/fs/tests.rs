@@ -1,30 +1,37 @@
-//! What every file system must do, asked through the whole device, of all of them (of that in memory, where there is no other).
+//! What every file system must do, asked through the whole device, of all of them.
 
-#[cfg(unix)]
 use super::host::{HostFs, Options, WAYS};
 use super::memfs::MemFs;
-#[cfg(unix)]
 use super::readonly::ReadOnly;
 use super::testing::{Bytes, Client};
 use super::vfs::{Errno, ROOT};
 use super::wire::op;
 
 #[cfg(unix)]
+mod host_locks;
 mod locks;
 
 const RDONLY: u32 = 0;
 const RDWR: u32 = 2;
+
+/// Whether a file has the mode that was asked for, or as much of it as a directory of Windows keeps.
+fn has_mode(mode: u32, asked: u32) -> bool {
+    mode == asked || cfg!(windows) && mode == asked & 0o170_000 | 0o755
+}
+
+/// Whether a file has as many links; one that is open can have its last name out of sight where Windows cannot do without.
+fn has_links(links: u32, wanted: u32) -> bool {
+    links == wanted || cfg!(windows) && links == wanted + 1
+}
 
 /// Runs a check on a file system in memory and on a directory of the host, held in each way that the host can, first with
 /// room for all descriptors, then with hardly any; each on the device's own thread too.
 fn both(check: impl Fn(&mut Client)) {
     check(&mut Client::new(Box::new(MemFs::new(1 << 24))));
     check(&mut Client::threaded(Box::new(MemFs::new(1 << 24))));
-    #[cfg(unix)]
     on_the_host(check);
 }
 
-#[cfg(unix)]
 fn on_the_host(check: impl Fn(&mut Client)) {
     for share in WAYS {
         for max_nodes_open in [256, 2] {
@@ -41,7 +48,7 @@ fn on_the_host(check: impl Fn(&mut Client)) {
 fn a_file_is_made_written_read_and_found_again() {
     both(|fs| {
         let (made, handle) = fs.create(ROOT, "file", RDWR, 0o640).unwrap();
-        assert_eq!((made.mode, made.size), (0o100_640, 0));
+        assert!(has_mode(made.mode, 0o100_640) && made.size == 0, "{made:?}");
         assert_eq!(fs.write(handle, 0, b"hello world").unwrap(), 11);
         assert_eq!(fs.read(handle, 6, 100).unwrap(), b"world");
         assert_eq!(fs.read(handle, 100, 10).unwrap(), b"");
@@ -83,7 +90,7 @@ fn names_that_are_paths_are_refused_everywhere() {
 fn directories_are_made_listed_in_pieces_and_removed() {
     both(|fs| {
         let dir = fs.mkdir(ROOT, "dir", 0o750).unwrap();
-        assert_eq!(dir.mode, 0o040_750);
+        assert!(has_mode(dir.mode, 0o040_750), "{:o}", dir.mode);
         for n in 0..100 {
             fs.mknod(dir.node, &format!("entry-{n:03}"), 0o100_644, 0).unwrap();
         }
@@ -133,12 +140,23 @@ fn renames_replace_exchange_and_refuse_as_asked() {
         let (two, handle) = fs.create(dir, "two", RDWR, 0o600).unwrap();
         fs.write(handle, 0, b"22").unwrap();
         assert_eq!(fs.rename((ROOT, "one"), (dir, "two"), 1), Err(Errno::EXIST));
-        fs.rename((ROOT, "one"), (dir, "two"), 2).unwrap();
+        match fs.rename((ROOT, "one"), (dir, "two"), 2) {
+            // Windows has no such call.
+            Err(Errno::INVAL) if cfg!(windows) => {
+                fs.rename((ROOT, "one"), (ROOT, "between"), 0).unwrap();
+                fs.rename((dir, "two"), (ROOT, "one"), 0).unwrap();
+                fs.rename((ROOT, "between"), (dir, "two"), 0).unwrap();
+            }
+            exchanged => exchanged.unwrap(),
+        }
         assert_eq!(fs.lookup(ROOT, "one").unwrap().node, two.node);
         assert_eq!(fs.lookup(dir, "two").unwrap().node, one.node);
         fs.rename((ROOT, "one"), (dir, "two"), 0).unwrap();
         assert_eq!(fs.lookup(dir, "two").unwrap().node, two.node);
-        assert_eq!(fs.getattr(one.node).unwrap().nlink, 0, "the replaced file lives while it is known");
+        assert!(
+            has_links(fs.getattr(one.node).unwrap().nlink, 0),
+            "the replaced file lives while it is known"
+        );
         assert_eq!(fs.rename((ROOT, "gone"), (ROOT, "x"), 0), Err(Errno::NOENT));
         let inner = fs.mkdir(dir, "inner", 0o755).unwrap().node;
         assert_eq!(fs.rename((ROOT, "dir"), (inner, "loop"), 0), Err(Errno::INVAL));
@@ -156,9 +174,15 @@ fn hard_links_are_one_node_and_symbolic_ones_are_not_followed() {
         let link = fs.link(file.node, ROOT, "link").unwrap();
         assert_eq!((link.node, link.nlink), (file.node, 2));
         fs.unlink(ROOT, "file").unwrap();
-        assert_eq!(fs.lookup(ROOT, "link").unwrap().nlink, 1);
+        assert!(has_links(fs.lookup(ROOT, "link").unwrap().nlink, 1));
         assert_eq!(fs.getattr(file.node).unwrap().size, 1);
-        let symlink = fs.symlink(ROOT, "symlink", "../../etc/passwd").unwrap();
+        let symlink = match fs.symlink(ROOT, "symlink", "../../etc/passwd") {
+            Err(Errno::PERM) if cfg!(windows) => {
+                println!("skipped: this host's file system keeps no symbolic links");
+                return;
+            }
+            made => made.unwrap(),
+        };
         assert_eq!(symlink.mode & 0o170_000, 0o120_000);
         assert_eq!(fs.readlink(symlink.node).unwrap(), b"../../etc/passwd");
         assert_eq!(fs.lookup(symlink.node, "x"), Err(Errno::NOTDIR));
@@ -188,8 +212,9 @@ fn attributes_are_set_and_kept() {
         let (file, handle) = fs.create(ROOT, "file", RDWR, 0o600).unwrap();
         fs.write(handle, 0, b"0123456789").unwrap();
         let set = fs.setattr(file.node, 1 | 1 << 3 | 1 << 5, 4, 0o4751, (0, 0)).unwrap();
-        assert_eq!((set.mode, set.size, set.mtime), (0o104_751, 4, 1_000_000_000));
-        assert_eq!(fs.lookup(ROOT, "file").unwrap().mode, 0o104_751);
+        assert_eq!((set.size, set.mtime), (4, 1_000_000_000));
+        assert!(has_mode(set.mode, 0o104_751), "{:o}", set.mode);
+        assert_eq!(fs.lookup(ROOT, "file").unwrap().mode, set.mode);
         assert!(fs.setattr(file.node, 1 << 5 | 1 << 8, 0, 0, (0, 0)).unwrap().mtime > 1_700_000_000);
         let dir = fs.mkdir(ROOT, "dir", 0o700).unwrap();
         assert!(fs.setattr(dir.node, 1 << 3, 0, 0, (0, 0)).is_err(), "truncating a directory");
@@ -229,7 +254,6 @@ fn space_is_reserved_and_data_is_found() {
     });
 }
 
-#[cfg(unix)]
 #[test]
 fn a_read_only_share_refuses_every_change() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@
 mod linux;
 #[cfg(not(target_os = "macos"))]
 use linux as sys;
-mod listing;
+mod entries;
 #[cfg(target_os = "macos")]
 mod macos;
 #[cfg(target_os = "macos")]
@@ -29,8 +29,8 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, RenameFlags, Timest
 
 use super::super::vfs::{DirEntry, Errno, Seek, StatFs};
 use super::convert::XATTR_MAX;
+use super::listing::Listing;
 use super::system::{FileId, Found, Result, Stat, System, access, kind};
-use listing::Listing;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl Anchor {
 
 impl System for ByName {
     type Anchor = Anchor;
-    type Listing = Listing;
+    type Listing = Listing<rustix::fs::Dir>;
     const DIRECTORY_GIVES_GROUP: bool = sys::DIRECTORY_GIVES_GROUP;
 
     fn new() -> Result<Self> {
@@ -408,12 +408,12 @@ impl System for ByName {
 
     fn list(
         fd: &OwnedFd,
-        listing: &mut Listing,
+        listing: &mut Self::Listing,
         offset: u64,
         room: usize,
         only: Option<&[u8]>,
     ) -> Result<Vec<DirEntry>> {
-        listing.list(fd.as_fd(), offset, room, only)
+        listing.list(fd, offset, room, only)
     }
 }
 

@@ -1,15 +1,18 @@
 //! From the host's terms to the guest's and back: attributes, owners, times, flags, extended attributes.
 
-use rustix::fs::{FileType, SeekFrom, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
-
-use super::super::vfs::{Attr, Errno, Seek, SetAttr, Time};
+use super::super::vfs::{Attr, Errno, SetAttr};
 use super::Owners;
 use super::system::{Result, Stat, access, kind};
+#[cfg(unix)]
+pub(super) use super::unix::{encode_dev, entry_kind, seek_from, timestamps};
+#[cfg(windows)]
+pub(super) use super::windows::timestamps;
 
 /// Whom a squashed owner is shown as: nobody.
 const NOBODY: u32 = 65_534;
 
 /// The longest value of an extended attribute, or list of their names (`XATTR_SIZE_MAX`).
+#[cfg(unix)]
 pub(super) const XATTR_MAX: usize = 64 * 1024;
 
 pub(super) fn attr(stat: &Stat, owners: Owners, submount: bool) -> Attr {
@@ -23,11 +26,6 @@ pub(super) fn attr(stat: &Stat, owners: Owners, submount: bool) -> Attr {
     Attr { uid, gid, submount: submount && kind::of(attr.mode) == kind::DIRECTORY, ..attr }
 }
 
-/// The 32-bit form of a device number (`new_encode_dev`).
-pub(super) fn encode_dev(major: u32, minor: u32) -> u32 {
-    minor & 0xff | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
-}
-
 /// The owners to set on the host.
 pub(super) fn owners_to_host(owners: Owners, change: &SetAttr) -> Result<(Option<u32>, Option<u32>)> {
     match owners {
@@ -38,18 +36,6 @@ pub(super) fn owners_to_host(owners: Owners, change: &SetAttr) -> Result<(Option
         }
         Owners::Squashed { .. } => Err(Errno::PERM),
     }
-}
-
-pub(super) fn timestamps(change: &SetAttr) -> Result<Timestamps> {
-    let time = |time: Option<Time>| match time {
-        None => Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }),
-        Some(Time::Now) => Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_NOW }),
-        Some(Time::At { seconds, nanos }) if nanos < 1_000_000_000 => {
-            Ok(Timespec { tv_sec: seconds, tv_nsec: nanos.into() })
-        }
-        Some(_) => Err(Errno::INVAL),
-    };
-    Ok(Timestamps { last_access: time(change.atime)?, last_modification: time(change.mtime)? })
 }
 
 /// The flags of an open that matter on the host. O_DIRECT does not: the guest's buffers may be aligned otherwise than
@@ -66,30 +52,9 @@ pub(super) fn open_flags(flags: u32, writeback: bool) -> u32 {
     flags
 }
 
-pub(super) fn seek_from(offset: u64, seek: Seek) -> SeekFrom {
-    match seek {
-        Seek::Data => SeekFrom::Data(offset),
-        Seek::Hole => SeekFrom::Hole(offset),
-    }
-}
-
 /// Whether an entry is in a listing of a share; with `only`, no other one but `.` and `..` is.
 pub(super) fn is_listed(name: &[u8], only: Option<&[u8]>) -> bool {
     only.is_none_or(|only| name == only || name == b"." || name == b"..")
-}
-
-/// A file type as `d_type` has it; 0 where the host does not know.
-pub(super) fn entry_kind(kind: FileType) -> u32 {
-    match kind {
-        FileType::Fifo => 1,
-        FileType::CharacterDevice => 2,
-        FileType::Directory => 4,
-        FileType::BlockDevice => 6,
-        FileType::RegularFile => 8,
-        FileType::Symlink => 10,
-        FileType::Socket => 12,
-        FileType::Unknown => 0,
-    }
 }
 
 /// The attributes that pass: those of users, and file capabilities. The host's own (`trusted`, labels) do not.

@@ -1,12 +1,11 @@
 //! Open files and directories of a passed-through directory.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::super::vfs::{DirEntry, Errno, Handle, NodeId, Seek};
-use super::system::{Result, System, access};
+use super::system::{OpenFile, Result, System, access, file_ref, placed};
 use crate::virtio::{Reader, Writer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +16,7 @@ pub(super) enum Kind {
 
 #[derive(Debug)]
 pub(super) struct Open<S: System> {
-    pub(super) fd: OwnedFd,
+    pub(super) fd: OpenFile,
     pub(super) node: NodeId,
     /// Those of [`access`].
     pub(super) flags: u32,
@@ -26,7 +25,7 @@ pub(super) struct Open<S: System> {
 }
 
 impl<S: System> Open<S> {
-    fn new(fd: OwnedFd, node: NodeId, flags: u32, kind: Kind) -> Self {
+    fn new(fd: OpenFile, node: NodeId, flags: u32, kind: Kind) -> Self {
         Self { fd, node, flags, kind, listing: S::Listing::default() }
     }
 }
@@ -44,7 +43,7 @@ impl<S: System> Files<S> {
         Self { map: HashMap::new(), next: 1, max }
     }
 
-    pub(super) fn insert(&mut self, fd: OwnedFd, node: NodeId, flags: u32, kind: Kind) -> Result<Handle> {
+    pub(super) fn insert(&mut self, fd: OpenFile, node: NodeId, flags: u32, kind: Kind) -> Result<Handle> {
         if self.map.len() >= self.max {
             return Err(Errno::NFILE);
         }
@@ -71,7 +70,7 @@ impl<S: System> Files<S> {
     }
 
     /// A descriptor of what the guest has open of a node, if it has.
-    pub(super) fn of(&self, node: NodeId) -> Option<&OwnedFd> {
+    pub(super) fn of(&self, node: NodeId) -> Option<&OpenFile> {
         self.map.values().find(|open| open.node == node).map(|open| &open.fd)
     }
 
@@ -92,7 +91,7 @@ impl<S: System> Files<S> {
         count: usize,
         into: &mut Writer<'_>,
     ) -> Result<usize> {
-        into.read_from_at(self.file(handle)?.fd.as_fd(), count, offset).map_err(errno)
+        into.read_from_at(file_ref(&self.file(handle)?.fd), count, placed(0, offset)).map_err(errno)
     }
 
     pub(super) fn write(
@@ -102,7 +101,8 @@ impl<S: System> Files<S> {
         count: usize,
         from: &mut Reader<'_>,
     ) -> Result<usize> {
-        from.write_to_at(self.file(handle)?.fd.as_fd(), count, offset).map_err(errno)
+        let open = self.file(handle)?;
+        from.write_to_at(file_ref(&open.fd), count, placed(open.flags, offset)).map_err(errno)
     }
 
     pub(super) fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {
@@ -149,7 +149,7 @@ impl<S: System> Files<S> {
             .collect()
     }
 
-    pub(super) fn restore(&mut self, saved: &[SavedHandle], mut opened: HashMap<Handle, OwnedFd>) {
+    pub(super) fn restore(&mut self, saved: &[SavedHandle], mut opened: HashMap<Handle, OpenFile>) {
         self.map.clear();
         for handle in saved {
             self.next = self.next.max(handle.handle.saturating_add(1));

@@ -7,26 +7,35 @@
 //!
 //! What the host's kernel is asked for stands behind `system::System`. On Linux files are held by descriptors
 //! (`by_descriptor.rs`); on macOS directories are, and other files by a name below one (`by_name.rs`, which tests run on Linux
-//! too).
+//! too); on Windows by handles (`windows`), and locks are the guest's own there (`guest_locks.rs`).
 //!
 //! Why not a crate: the kept-up ones are tied to another version of vm-memory, switch credentials with raw system
 //! calls per thread, and keep a descriptor for every file that the guest has ever seen.
 
 #[cfg(target_os = "linux")]
 mod by_descriptor;
-#[cfg(any(target_os = "macos", test))]
+#[cfg(any(target_os = "macos", all(test, unix)))]
 #[cfg_attr(not(target_os = "macos"), allow(unreachable_pub))]
 mod by_name;
 mod convert;
 mod files;
+#[cfg(windows)]
+mod guest_locks;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(any(target_os = "macos", windows, test))]
+#[cfg_attr(target_os = "linux", allow(unreachable_pub))]
+mod listing;
+#[cfg(unix)]
 mod locks;
 mod nodes;
 mod system;
+#[cfg(unix)]
+mod unix;
+#[cfg(any(windows, test))]
+mod windows;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,14 +49,19 @@ use super::vfs::{
 use crate::state::{self, State, StateError};
 use crate::virtio::{Reader, Writer};
 use files::{Files, Kind};
+#[cfg(windows)]
+use guest_locks::Locks;
+#[cfg(unix)]
 use locks::Locks;
 use nodes::{Nodes, SavedNodes};
-use system::{FileId, Found, Result, Stat, System, access, kind};
+use system::{FileId, Found, OpenFile, Result, Stat, System, access, host_owners, kind, name_bytes, resize};
 
 #[cfg(target_os = "linux")]
 pub use by_descriptor::ByDescriptor as Native;
 #[cfg(target_os = "macos")]
 pub use by_name::ByName as Native;
+#[cfg(windows)]
+pub use windows::ByHandle as Native;
 
 /// How a directory is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +73,10 @@ pub struct Options {
     /// Descriptors kept for files that the guest knows, at most (on macOS twice as many). More are opened and closed as
     /// needed.
     pub max_nodes_open: usize,
-    /// Files and directories that the guest may have open at once (on macOS a directory that is listed takes two
-    /// descriptors).
+    /// Files and directories that the guest may have open at once (on macOS and Windows a directory that is listed takes
+    /// two).
     pub max_handles: usize,
-    /// Owners of locks on a file that the guest may have at once; each takes a descriptor.
+    /// Owners of locks on a file that the guest may have at once; each takes a descriptor (but on Windows).
     pub max_locks: usize,
 }
 
@@ -93,6 +107,7 @@ pub struct OpenError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owners {
     /// As they are: we are root on the host.
+    #[cfg_attr(windows, allow(dead_code, reason = "Windows has no owners by number"))]
     Kept,
     /// We are a user, who is root inside; everybody else is nobody.
     Squashed { uid: u32, gid: u32 },
@@ -129,24 +144,19 @@ impl<S: System> Passthrough<S> {
     /// # Errors
     /// It does not exist, or has no name.
     pub fn file(path: &Path, options: Options) -> std::result::Result<Self, OpenError> {
-        use std::os::unix::ffi::OsStrExt as _;
         let fail = |source| OpenError { path: path.display().to_string(), source };
         let path = std::fs::canonicalize(path).map_err(fail)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(fail(std::io::ErrorKind::IsADirectory.into()));
         };
-        Self::open(parent, Some(name.as_bytes().to_vec()), options)
+        let name = name_bytes(name).ok_or_else(|| fail(std::io::ErrorKind::InvalidInput.into()))?;
+        Self::open(parent, Some(name), options)
     }
 
     fn open(path: &Path, only: Option<Vec<u8>>, options: Options) -> std::result::Result<Self, OpenError> {
         let opened = (|| {
             let (system, root) = (S::new()?, S::root(path)?);
-            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-            let owners = if uid.is_root() {
-                Owners::Kept
-            } else {
-                Owners::Squashed { uid: uid.as_raw(), gid: gid.as_raw() }
-            };
+            let owners = host_owners();
             let nodes = Nodes::new(root, options.max_nodes_open)?;
             let (files, locks) = (Files::new(options.max_handles), Locks::default());
             Ok(Self { system, nodes, files, locks, owners, only, options })
@@ -179,7 +189,7 @@ impl<S: System> Passthrough<S> {
     }
 
     /// Opens what a node names, for its contents. Only regular files and directories; `flags` are for files.
-    fn contents(&mut self, node: NodeId, wanted: Kind, flags: u32) -> Result<OwnedFd> {
+    fn contents(&mut self, node: NodeId, wanted: Kind, flags: u32) -> Result<OpenFile> {
         let anchor = self.nodes.anchor(node)?;
         match kind::of(S::stat(&anchor)?.attr.mode) {
             kind::DIRECTORY if wanted == Kind::File => return Err(Errno::ISDIR),
@@ -284,8 +294,8 @@ impl<S: System> FileSystem for Passthrough<S> {
         // In this order: a new size or owner takes the set-user-ID bit.
         if let Some(size) = change.size {
             match handle.and_then(|handle| self.files.writable(handle).ok()) {
-                Some(open) => rustix::fs::ftruncate(&open.fd, size)?,
-                None => rustix::fs::ftruncate(self.contents(node, Kind::File, access::WRONLY)?, size)?,
+                Some(open) => resize(&open.fd, size)?,
+                None => resize(&self.contents(node, Kind::File, access::WRONLY)?, size)?,
             }
         }
         let anchor = self.nodes.anchor(node)?;
@@ -349,6 +359,11 @@ impl<S: System> FileSystem for Passthrough<S> {
         let replaced = S::find(&new_dir, to.1.bytes()).ok();
         if let Some(replaced) = &replaced {
             self.nodes.pin(replaced);
+        }
+        #[cfg(windows)]
+        if kind::of(S::find(&old_dir, from.1.bytes())?.stat.attr.mode) == kind::DIRECTORY {
+            // What is held below a directory would keep it in its place.
+            self.nodes.let_go();
         }
         S::rename((&*old_dir, from.1.bytes()), (&*new_dir, to.1.bytes()), flags)?;
         if let Some(replaced) = replaced.map(|found| found.stat.id) {
@@ -541,7 +556,10 @@ pub(super) type Share = fn(&Path, Options) -> Box<dyn FileSystem>;
 
 /// All of those ways.
 #[cfg(test)]
+#[cfg(unix)]
 pub(super) const WAYS: [Share; 2] = [share::<Native>, share::<by_name::ByName>];
+#[cfg(all(test, windows))]
+pub(super) const WAYS: [Share; 1] = [share::<Native>];
 
 #[cfg(test)]
 fn share<S: System>(path: &Path, options: Options) -> Box<dyn FileSystem> {

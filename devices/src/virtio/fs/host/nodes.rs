@@ -197,6 +197,16 @@ impl<S: System> Nodes<S> {
         }
     }
 
+    /// Lets every file go that is found again by its name.
+    #[cfg(windows)]
+    pub(super) fn let_go(&mut self) {
+        for (&id, node) in &mut self.map {
+            if id != ROOT && node.name.is_some() && node.anchor.take().is_some() {
+                self.open -= 1;
+            }
+        }
+    }
+
     /// Changes where a node is found.
     fn place(&mut self, node: NodeId, parent: NodeId, name: Option<Name<'_>>) {
         if node == ROOT {

@@ -1,18 +1,24 @@
 //! The seam between hosts: what a passed-through directory asks of the host's kernel.
 //!
 //! What differs most is how a file is held that the guest knows and nobody has open ([`System::Anchor`]): Linux has
-//! descriptors that need no permission (`by_descriptor.rs`); elsewhere there are the descriptors of directories, and names below
-//! them (`by_name.rs`). Everything above is the same code. Flags and errors are Linux's, for they are the guest's.
+//! descriptors that need no permission (`by_descriptor.rs`); on macOS there are the descriptors of directories, and names below
+//! them (`by_name.rs`); Windows has handles that a file is opened by once more (`windows/by_handle.rs`). Everything above is the
+//! same code. Flags and errors are Linux's, for they are the guest's.
 
 use std::fmt::Debug;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, Timestamps};
+#[cfg(unix)]
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::super::vfs::{Attr, DirEntry, Errno, Seek, StatFs};
+
+#[cfg(unix)]
+pub(super) use super::unix::{OpenFile, Timestamps, file_ref, host_owners, name_bytes, placed, resize};
+#[cfg(windows)]
+pub(super) use super::windows::{OpenFile, Timestamps, file_ref, host_owners, name_bytes, placed, resize};
 
 pub(super) type Result<T> = std::result::Result<T, Errno>;
 
@@ -92,7 +98,7 @@ pub trait System: Debug + Send + Sized + 'static {
     fn stat(anchor: &Self::Anchor) -> Result<Stat>;
 
     /// What an open file is.
-    fn stat_open(fd: &OwnedFd) -> Result<Stat>;
+    fn stat_open(fd: &OpenFile) -> Result<Stat>;
 
     /// Whether a file can be used without its name.
     fn is_pinned(anchor: &Self::Anchor) -> bool;
@@ -104,16 +110,17 @@ pub trait System: Debug + Send + Sized + 'static {
     fn moves_along(anchor: &Self::Anchor) -> bool;
 
     /// Opens a regular file for its contents, with flags of [`access`]. Never waits.
-    fn open(&self, anchor: &Self::Anchor, flags: u32) -> Result<OwnedFd>;
+    fn open(&self, anchor: &Self::Anchor, flags: u32) -> Result<OpenFile>;
 
     /// Opens a directory for listing.
-    fn open_directory(&self, anchor: &Self::Anchor) -> Result<OwnedFd>;
+    fn open_directory(&self, anchor: &Self::Anchor) -> Result<OpenFile>;
 
-    /// Opens an open file once more, with an open file description of its own; `None` where only its name leads to one.
-    fn again(&self, fd: &OwnedFd, flags: u32) -> Option<Result<OwnedFd>>;
+    /// Opens an open file once more for its locks, with an open file description of its own; `None` where only its name leads to one.
+    #[cfg(unix)]
+    fn again(&self, fd: &OpenFile, flags: u32) -> Option<Result<OpenFile>>;
 
     /// Makes a file and opens it.
-    fn create(dir: &Self::Anchor, name: &[u8], flags: u32, mode: u32) -> Result<OwnedFd>;
+    fn create(dir: &Self::Anchor, name: &[u8], flags: u32, mode: u32) -> Result<OpenFile>;
 
     /// Changes permissions.
     fn chmod(&self, anchor: &Self::Anchor, mode: u32) -> Result<()>;
@@ -164,26 +171,27 @@ pub trait System: Debug + Send + Sized + 'static {
     fn statfs(anchor: &Self::Anchor) -> Result<StatFs>;
 
     /// Makes everything of the open directory's file system durable.
-    fn sync(dir: &OwnedFd) -> Result<()>;
+    fn sync(dir: &OpenFile) -> Result<()>;
 
     /// Makes an open file durable.
-    fn fsync(fd: &OwnedFd, data_only: bool) -> Result<()>;
+    fn fsync(fd: &OpenFile, data_only: bool) -> Result<()>;
 
     /// Changes the `flock(2)` lock of an open file.
-    fn flock(fd: &OwnedFd, operation: FlockOperation) -> Result<()>;
+    #[cfg(unix)]
+    fn flock(fd: &OpenFile, operation: FlockOperation) -> Result<()>;
 
     /// Reserves or clears space; `mode` as in `fallocate(2)` of Linux.
-    fn fallocate(fd: &OwnedFd, mode: u32, offset: u64, len: u64) -> Result<()>;
+    fn fallocate(fd: &OpenFile, mode: u32, offset: u64, len: u64) -> Result<()>;
 
     /// Finds data or a hole.
-    fn seek(fd: &OwnedFd, offset: u64, seek: Seek) -> Result<u64>;
+    fn seek(fd: &OpenFile, offset: u64, seek: Seek) -> Result<u64>;
 
     /// Copies between open files; returns the bytes copied.
-    fn copy_range(from: (&OwnedFd, u64), to: (&OwnedFd, u64), len: u64) -> Result<u64>;
+    fn copy_range(from: (&OpenFile, u64), to: (&OpenFile, u64), len: u64) -> Result<u64>;
 
     /// Lists entries of an open directory from `offset` on; with `only`, no other one but `.` and `..`.
     fn list(
-        fd: &OwnedFd,
+        fd: &OpenFile,
         listing: &mut Self::Listing,
         offset: u64,
         room: usize,

@@ -4,22 +4,28 @@
 //! guest may not have taken all of it. Another position is reached from the start.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 
-use rustix::fs::Dir;
+use super::super::vfs::DirEntry;
+use super::super::wire;
+use super::convert;
+use super::system::{OpenFile, Result};
 
-use super::super::super::vfs::DirEntry;
-use super::super::super::wire;
-use super::super::convert;
-use super::{Result, ours};
+/// The entries of an open directory, one after the other.
+pub trait Entries: Sized {
+    /// From the first one on.
+    fn of(dir: &OpenFile) -> Result<Self>;
+
+    /// The next one; its number is the listing's business. `None` at the end.
+    fn next(&mut self) -> Result<Option<DirEntry>>;
+}
 
 /// The most bytes of names in one batch: what is kept of an open directory.
 const BATCH: usize = 64 * 1024;
 
 /// See the module's description.
-#[derive(Debug, Default)]
-pub struct Listing {
-    stream: Option<Dir>,
+#[derive(Debug)]
+pub struct Listing<E> {
+    stream: Option<E>,
     /// Entries that the stream gave.
     given: u64,
     /// All of them from this number on are in `last`, but for those that are not listed.
@@ -27,18 +33,24 @@ pub struct Listing {
     last: VecDeque<DirEntry>,
 }
 
-impl Listing {
+impl<E> Default for Listing<E> {
+    fn default() -> Self {
+        Self { stream: None, given: 0, last_from: 0, last: VecDeque::new() }
+    }
+}
+
+impl<E: Entries> Listing<E> {
     /// Lists entries from the number `offset` on.
     pub(super) fn list(
         &mut self,
-        dir: BorrowedFd<'_>,
+        dir: &OpenFile,
         offset: u64,
         room: usize,
         only: Option<&[u8]>,
     ) -> Result<Vec<DirEntry>> {
         // The start is a new look at the directory.
         if offset == 0 || offset < self.last_from || self.stream.is_none() {
-            *self = Self { stream: Some(ours(Dir::read_from(dir))?), ..Self::default() };
+            *self = Self { stream: Some(E::of(dir)?), ..Self::default() };
         }
         while self.last.front().is_some_and(|entry| entry.next <= offset) {
             self.last.pop_front();
@@ -62,17 +74,11 @@ impl Listing {
 
     /// Reads one entry of the stream and keeps it if it is listed; false at the end.
     fn read(&mut self, offset: u64, only: Option<&[u8]>) -> Result<bool> {
-        let Some(entry) = self.stream.as_mut().and_then(Dir::read) else { return Ok(false) };
-        let entry = ours(entry)?;
+        let Some(stream) = self.stream.as_mut() else { return Ok(false) };
+        let Some(entry) = stream.next()? else { return Ok(false) };
         self.given += 1;
-        let name = entry.file_name().to_bytes();
-        if self.given > offset && convert::is_listed(name, only) {
-            self.last.push_back(DirEntry {
-                ino: entry.ino(),
-                next: self.given,
-                kind: convert::entry_kind(entry.file_type()),
-                name: name.to_vec(),
-            });
+        if self.given > offset && convert::is_listed(&entry.name, only) {
+            self.last.push_back(DirEntry { next: self.given, ..entry });
         }
         Ok(true)
     }
@@ -80,9 +86,20 @@ impl Listing {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
+    use std::path::Path;
 
+    use super::super::system::System;
     use super::*;
+
+    #[cfg(unix)]
+    type Native = super::super::by_name::ByName;
+    #[cfg(windows)]
+    type Native = super::super::Native;
+
+    fn open(dir: &Path) -> (OpenFile, <Native as System>::Listing) {
+        let fd = Native::new().unwrap().open_directory(&Native::root(dir).unwrap()).unwrap();
+        (fd, Default::default())
+    }
 
     #[test]
     fn a_listing_goes_on_from_wherever_it_was_and_starts_anew_at_its_start() {
@@ -90,9 +107,8 @@ mod tests {
         for n in 0..100 {
             std::fs::write(dir.path().join(format!("entry-{n}")), b"").unwrap();
         }
-        let fd = std::fs::File::open(dir.path()).unwrap();
-        let mut listing = Listing::default();
-        let mut list = |offset, room| listing.list(fd.as_fd(), offset, room, None).unwrap();
+        let (fd, mut listing) = open(dir.path());
+        let mut list = |offset, room| listing.list(&fd, offset, room, None).unwrap();
         let mut all = Vec::new();
         // The guest takes half of each batch.
         loop {
@@ -118,14 +134,13 @@ mod tests {
         for n in 0..400 {
             std::fs::write(dir.path().join(format!("{n:0250}")), b"").unwrap();
         }
-        let fd = std::fs::File::open(dir.path()).unwrap();
-        let mut listing = Listing::default();
-        let first = listing.list(fd.as_fd(), 0, usize::MAX, None).unwrap();
+        let (fd, mut listing) = open(dir.path());
+        let first = listing.list(&fd, 0, usize::MAX, None).unwrap();
         assert!(first.len() < 402 && listing.last.len() <= first.len() + 1);
-        let rest = listing.list(fd.as_fd(), first.len() as u64, usize::MAX, None).unwrap();
+        let rest = listing.list(&fd, first.len() as u64, usize::MAX, None).unwrap();
         assert_eq!(first.len() + rest.len(), 402);
         assert!(listing.last.len() <= rest.len() + 1);
-        let only = listing.list(fd.as_fd(), 0, usize::MAX, Some(b"none")).unwrap();
+        let only = listing.list(&fd, 0, usize::MAX, Some(b"none")).unwrap();
         assert_eq!(only.len(), 2, "`.` and `..`");
     }
 }
