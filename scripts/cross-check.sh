@@ -99,6 +99,8 @@ C
     echo "SKIP  wine does not start here: $(tail -n 1 "$log/wine.log")"
     return 1
   fi
+  # One server for all that follows: a program that starts while the server of the one before goes away fails without a word.
+  { PATH=$PATH:/usr/lib/wine timeout 60 wineserver64 -w; PATH=$PATH:/usr/lib/wine wineserver64 -p; } >>"$log/wine.log" 2>&1 8>&-
   trap 'PATH=$PATH:/usr/lib/wine wineserver64 -k 2>/dev/null' EXIT
 }
 
