@@ -7,7 +7,8 @@ use super::super::packet::{Op, SHUT_BOTH, SHUT_SEND};
 use super::guest::Sock;
 use super::*;
 
-const MUCH: usize = 20 << 20;
+/// Less on Windows: under wine every wait for sockets is a question to its server, and 20 MiB took up to five minutes.
+const MUCH: usize = if cfg!(windows) { 4 << 20 } else { 20 << 20 };
 
 /// Consumes what came for `sock`, and tells the host when half of the buffer was consumed since.
 fn consume(guest: &mut Guest, sock: &mut Sock, told: &mut u32, len: usize) {
@@ -19,7 +20,7 @@ fn consume(guest: &mut Guest, sock: &mut Sock, told: &mut u32, len: usize) {
 }
 
 #[test]
-fn twenty_megabytes_to_the_guest_arrive_unchanged_with_little_credit() {
+fn many_megabytes_to_the_guest_arrive_unchanged_with_little_credit() {
     for (host, mut guest) in both() {
         let stream = host.dial(5).unwrap();
         let mut sock = guest.accept(9000);
@@ -49,7 +50,7 @@ fn twenty_megabytes_to_the_guest_arrive_unchanged_with_little_credit() {
 }
 
 #[test]
-fn twenty_megabytes_to_the_host_arrive_unchanged_with_little_credit() {
+fn many_megabytes_to_the_host_arrive_unchanged_with_little_credit() {
     for threaded in [false, true] {
         let host = VsockHost::new().unwrap();
         let limits = Limits { buffer: 9000, ..Limits::default() };
