@@ -18,6 +18,8 @@ mod by_descriptor;
 #[cfg_attr(not(target_os = "macos"), allow(unreachable_pub))]
 mod by_name;
 mod convert;
+#[cfg(any(target_os = "macos", windows, test))]
+mod copy;
 mod files;
 #[cfg(windows)]
 mod guest_locks;

@@ -7,18 +7,12 @@ use rustix::fs::OFlags;
 
 use super::super::super::vfs::{Errno, Seek};
 use super::super::convert;
+use super::super::copy::{self, MAX};
 use super::{Result, ours, sys};
 
 /// `FALLOC_FL_KEEP_SIZE` and `FALLOC_FL_PUNCH_HOLE` of Linux.
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
-
-/// The longest file.
-const MAX: u64 = i64::MAX.cast_unsigned();
-
-/// The most bytes that one request copies, so that others are served in between.
-const COPY_MAX: u64 = 4 << 20;
-const BUFFER: usize = 256 * 1024;
 
 pub(super) fn fallocate(fd: BorrowedFd<'_>, mode: u32, offset: u64, len: u64) -> Result<()> {
     if len == 0 {
@@ -114,47 +108,11 @@ pub(super) fn copy_range(from: (BorrowedFd<'_>, u64), to: (BorrowedFd<'_>, u64),
     if ours(rustix::fs::fcntl_getfl(to.0))?.contains(OFlags::APPEND) {
         return Err(Errno::BADF);
     }
-    let ends = |at: u64| at.checked_add(len).filter(|&end| end <= MAX);
-    let (from_end, to_end) = (ends(from.1).ok_or(Errno::FBIG)?, ends(to.1).ok_or(Errno::FBIG)?);
     let same = sys::stat(from.0)?.id == sys::stat(to.0)?.id;
-    if same && from.1 < to_end && to.1 < from_end {
-        return Err(Errno::INVAL);
-    }
-    let len = len.min(COPY_MAX);
-    let mut buffer = vec![0; BUFFER];
-    let mut copied = 0;
-    while copied < len {
-        match copy_piece(from, to, copied, len - copied, &mut buffer) {
-            Ok(0) => break,
-            Ok(done) => copied += done,
-            Err(_) if copied > 0 => break,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(copied)
-}
-
-fn copy_piece(
-    from: (BorrowedFd<'_>, u64),
-    to: (BorrowedFd<'_>, u64),
-    copied: u64,
-    left: u64,
-    buffer: &mut [u8],
-) -> Result<u64> {
-    let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-    let piece = buffer.get_mut(..len).ok_or(Errno::IO)?;
-    let read = ours(rustix::io::retry_on_intr(|| rustix::io::pread(from.0, &mut *piece, from.1 + copied)))?;
-    let mut done = 0;
-    while let Some(rest) = piece.get(done..read).filter(|rest| !rest.is_empty()) {
-        let at = to.1 + copied + done as u64;
-        match ours(rustix::io::retry_on_intr(|| rustix::io::pwrite(to.0, rest, at))) {
-            Ok(0) => break,
-            Ok(step) => done += step,
-            Err(_) if done > 0 => break,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(done as u64)
+    let read =
+        |piece: &mut [u8], at| ours(rustix::io::retry_on_intr(|| rustix::io::pread(from.0, &mut *piece, at)));
+    let write = |rest: &[u8], at| ours(rustix::io::retry_on_intr(|| rustix::io::pwrite(to.0, rest, at)));
+    copy::copy_range(from.1, to.1, len, same, read, write)
 }
 
 #[cfg(test)]
@@ -164,6 +122,7 @@ mod tests {
     use std::os::fd::AsFd as _;
     use std::os::unix::fs::MetadataExt as _;
 
+    use super::super::super::copy::COPY_MAX;
     use super::*;
 
     #[test]

@@ -8,6 +8,7 @@ use windows_sys::Win32::System::Ioctl::{
 };
 
 use super::super::super::vfs::{Errno, Seek};
+use super::super::copy::{self, MAX};
 use super::super::system::Result;
 use super::by_handle::{done, id_of, resize};
 use super::calls;
@@ -16,13 +17,6 @@ use super::shape::attribute;
 /// `FALLOC_FL_KEEP_SIZE` and `FALLOC_FL_PUNCH_HOLE` of Linux.
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
-
-/// The longest file.
-const MAX: u64 = i64::MAX.cast_unsigned();
-
-/// The most bytes that one request copies, so that others are served in between.
-const COPY_MAX: u64 = 4 << 20;
-const BUFFER: usize = 256 * 1024;
 
 /// Ranges that are asked for at once.
 const RANGES: usize = 64;
@@ -109,43 +103,7 @@ fn ranges(file: &File, offset: u64, size: u64) -> Result<Option<Vec<(u64, u64)>>
 
 /// Copies between open files; returns the bytes copied, which may be fewer than asked for.
 pub(super) fn copy_range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u64> {
-    let ends = |at: u64| at.checked_add(len).filter(|&end| end <= MAX);
-    let (from_end, to_end) = (ends(from.1).ok_or(Errno::FBIG)?, ends(to.1).ok_or(Errno::FBIG)?);
-    if id_of(from.0)? == id_of(to.0)? && from.1 < to_end && to.1 < from_end {
-        return Err(Errno::INVAL);
-    }
-    let len = len.min(COPY_MAX);
-    let mut buffer = vec![0; BUFFER];
-    let mut copied = 0;
-    while copied < len {
-        match copy_piece(from, to, copied, len - copied, &mut buffer) {
-            Ok(0) => break,
-            Ok(done) => copied += done,
-            Err(_) if copied > 0 => break,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(copied)
-}
-
-fn copy_piece(
-    from: (&File, u64),
-    to: (&File, u64),
-    copied: u64,
-    left: u64,
-    buffer: &mut [u8],
-) -> Result<u64> {
-    let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-    let piece = buffer.get_mut(..len).ok_or(Errno::IO)?;
-    let read = done(from.0.seek_read(piece, from.1 + copied))?;
-    let mut written = 0;
-    while let Some(rest) = piece.get(written..read).filter(|rest| !rest.is_empty()) {
-        match done(to.0.seek_write(rest, to.1 + copied + written as u64)) {
-            Ok(0) => break,
-            Ok(step) => written += step,
-            Err(_) if written > 0 => break,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(written as u64)
+    let same = id_of(from.0)? == id_of(to.0)?;
+    let read = |piece: &mut [u8], at| done(from.0.seek_read(piece, at));
+    copy::copy_range(from.1, to.1, len, same, read, |rest, at| done(to.0.seek_write(rest, at)))
 }
